@@ -1,0 +1,12 @@
+//! How a Sealpost process behaves as a daemon, the same for relay, agent and name server: it
+//! reads one TOML file ([`config`]), logs ([`logging`]), obeys signals ([`signals`]) and answers
+//! on a loopback address whether it is well ([`health`]).
+
+pub mod config;
+pub mod health;
+pub mod logging;
+pub mod signals;
+mod suggest;
+
+/// Exit code for a configuration that cannot be used: `EX_CONFIG` of sysexits.h.
+pub const EXIT_CONFIG: u8 = 78;

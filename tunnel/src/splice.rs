@@ -1,0 +1,308 @@
+//! Carries bytes between a TCP connection and a tunnel stream, with every end kept as it was.
+//!
+//! | on one side | becomes on the other |
+//! |---|---|
+//! | TCP FIN | end of stream |
+//! | end of stream | TCP FIN |
+//! | TCP RST | RESET_STREAM and STOP_SENDING |
+//! | RESET_STREAM | TCP RST |
+//! | STOP_SENDING | nothing more is read from TCP; RST once the other direction has ended |
+//! | panic, cancellation, lost connection | RESET_STREAM and TCP RST |
+//!
+//! The last row holds by construction: the TCP socket is set to reset on close (`SO_LINGER` 0)
+//! before the first byte, and that is taken back only when both directions ended cleanly.
+//!
+//! An idle splice owns no buffer: it waits for the socket to be readable and takes one then.
+
+use std::cell::Cell;
+use std::io;
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use quinn::{ReadError, RecvStream, WriteError};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep, timeout};
+
+use crate::reset::ResetCode;
+use crate::stream::{SendHalf, TunnelStream};
+
+const MIN_READ: usize = 2 * 1024;
+const MAX_READ: usize = 128 * 1024;
+/// How long the last bytes may take to be acknowledged, and how long a TCP peer that is no
+/// longer listened to may go on sending before it is reset.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How one direction of a splice ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With an end of stream that was passed on.
+    Finished,
+    /// The TCP connection was reset or refuses bytes.
+    TcpReset,
+    /// The far end reset the stream, or wants no more of it.
+    PeerReset(ResetCode),
+    /// The connection to the far end was lost.
+    TunnelLost,
+    /// No byte in either direction for the idle time.
+    Idle,
+}
+
+/// What a splice did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spliced {
+    /// How the direction from TCP into the tunnel ended.
+    pub to_tunnel: End,
+    /// How the direction from the tunnel to TCP ended.
+    pub to_tcp: End,
+    /// Bytes read from TCP and given to the tunnel.
+    pub bytes_to_tunnel: u64,
+    /// Bytes taken from the tunnel and written to TCP.
+    pub bytes_to_tcp: u64,
+}
+
+/// Makes closing `tcp` send RST, until [`close_cleanly`]. To be called as soon as bytes that
+/// must not be cut silently may pass.
+pub fn reset_on_close(tcp: &TcpStream) -> io::Result<()> {
+    SockRef::from(tcp).set_linger(Some(Duration::ZERO))
+}
+
+/// Makes closing `tcp` send FIN again.
+pub fn close_cleanly(tcp: &TcpStream) {
+    let _ = SockRef::from(tcp).set_linger(None);
+}
+
+/// Carries bytes both ways until both directions have ended. `pending` are bytes from the
+/// tunnel that were read already. `idle` is how long nothing may pass: at least that, at most
+/// twice that, as one timer a session looks only that often.
+pub async fn splice(
+    tcp: TcpStream,
+    mut stream: TunnelStream,
+    pending: Bytes,
+    idle: Duration,
+) -> Spliced {
+    let counts = Counts::default();
+    let (to_tunnel, to_tcp) = match reset_on_close(&tcp) {
+        Ok(()) => both_ways(&tcp, &mut stream, pending, idle, &counts).await,
+        Err(_) => (End::TcpReset, End::TcpReset),
+    };
+    settle(&tcp, &mut stream, to_tunnel, to_tcp).await;
+    Spliced {
+        to_tunnel,
+        to_tcp,
+        bytes_to_tunnel: counts.to_tunnel.get(),
+        bytes_to_tcp: counts.to_tcp.get(),
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    to_tunnel: Cell<u64>,
+    to_tcp: Cell<u64>,
+}
+
+impl Counts {
+    fn sum(&self) -> u64 {
+        self.to_tunnel.get().wrapping_add(self.to_tcp.get())
+    }
+}
+
+async fn both_ways(
+    tcp: &TcpStream,
+    stream: &mut TunnelStream,
+    pending: Bytes,
+    idle: Duration,
+    counts: &Counts,
+) -> (End, End) {
+    let mut up = pin!(tcp_to_tunnel(tcp, &mut stream.send, &counts.to_tunnel));
+    let mut down = pin!(tunnel_to_tcp(
+        tcp,
+        &mut stream.recv,
+        pending,
+        &counts.to_tcp
+    ));
+    let mut broken = pin!(tcp_broke(tcp));
+    let mut quiet = pin!(quiet_for(idle, counts));
+    let (mut up_end, mut down_end) = (None, None);
+    let mut broken_for: Option<Pin<Box<Sleep>>> = None;
+    loop {
+        tokio::select! {
+            biased;
+            end = &mut down, if down_end.is_none() => down_end = Some(end),
+            end = &mut up, if up_end.is_none() => up_end = Some(end),
+            // What came before the RST may still wait to be read: the upward direction is given
+            // time to carry it, then a window that never opens must not hold the session.
+            () = &mut broken, if broken_for.is_none() => broken_for = Some(Box::pin(sleep(LINGER))),
+            () = async { if let Some(s) = &mut broken_for { s.as_mut().await } },
+                if broken_for.is_some() => {
+                return (up_end.unwrap_or(End::TcpReset), down_end.unwrap_or(End::TcpReset));
+            }
+            () = &mut quiet => {
+                return (up_end.unwrap_or(End::Idle), down_end.unwrap_or(End::Idle));
+            }
+        }
+        match (up_end, down_end) {
+            (Some(up), Some(down)) => return (up, down),
+            // A reset or a lost tunnel concerns both directions; a FIN or a STOP_SENDING one.
+            (Some(end @ (End::TcpReset | End::TunnelLost)), None)
+            | (None, Some(end @ (End::PeerReset(_) | End::TunnelLost))) => {
+                return (up_end.unwrap_or(end), down_end.unwrap_or(end));
+            }
+            // The TCP peer has said all it will and takes nothing more.
+            (Some(up), None) if broken_for.is_some() => return (up, End::TcpReset),
+            _ => {}
+        }
+    }
+}
+
+async fn tcp_to_tunnel(tcp: &TcpStream, send: &mut SendHalf, count: &Cell<u64>) -> End {
+    let mut stopped = pin!(send.stopped());
+    let mut size = MIN_READ;
+    loop {
+        tokio::select! {
+            ready = tcp.readable() => if ready.is_err() { return End::TcpReset },
+            stop = &mut stopped => return match stop {
+                Ok(Some(code)) => End::PeerReset(code.into()),
+                Ok(None) => End::Finished,
+                Err(_) => End::TunnelLost,
+            },
+        }
+        let mut buffer = BytesMut::with_capacity(size);
+        let read = match tcp.try_read_buf(&mut buffer) {
+            Ok(0) => {
+                send.finish();
+                return End::Finished;
+            }
+            Ok(read) => read,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return End::TcpReset,
+        };
+        // A buffer waits in quinn until it is acknowledged: one that is mostly empty is copied
+        // into one of its size, so that a trickle of bytes cannot occupy a multiple of them.
+        let bytes = if read < size / 2 {
+            Bytes::copy_from_slice(&buffer)
+        } else {
+            buffer.freeze()
+        };
+        size = if read == size {
+            (size * 4).min(MAX_READ)
+        } else {
+            read.max(MIN_READ)
+        };
+        match send.send(bytes).await {
+            Ok(()) => count.set(count.get() + read as u64),
+            Err(WriteError::Stopped(code)) => return End::PeerReset(code.into()),
+            Err(_) => return End::TunnelLost,
+        }
+    }
+}
+
+async fn tunnel_to_tcp(
+    tcp: &TcpStream,
+    recv: &mut RecvStream,
+    pending: Bytes,
+    count: &Cell<u64>,
+) -> End {
+    let mut bytes = pending;
+    loop {
+        while !bytes.is_empty() {
+            match tcp.try_write(&bytes) {
+                Ok(written) => {
+                    count.set(count.get() + written as u64);
+                    bytes = bytes.split_off(written);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if tcp.writable().await.is_err() {
+                        return End::TcpReset;
+                    }
+                }
+                Err(_) => {
+                    let _ = recv.stop(ResetCode::TcpReset.into());
+                    return End::TcpReset;
+                }
+            }
+        }
+        bytes = match recv.read_chunk(MAX_READ, true).await {
+            Ok(Some(chunk)) => chunk.bytes,
+            Ok(None) => {
+                return match SockRef::from(tcp).shutdown(Shutdown::Write) {
+                    Ok(()) => End::Finished,
+                    Err(_) => End::TcpReset,
+                };
+            }
+            Err(ReadError::Reset(code)) => return End::PeerReset(code.into()),
+            Err(_) => return End::TunnelLost,
+        };
+    }
+}
+
+/// Resolves when the TCP connection is reset, also while nothing is read from or written to it.
+async fn tcp_broke(tcp: &TcpStream) {
+    let _ = tcp.ready(Interest::ERROR).await;
+}
+
+async fn quiet_for(idle: Duration, counts: &Counts) {
+    loop {
+        let before = counts.sum();
+        sleep(idle).await;
+        if counts.sum() == before {
+            return;
+        }
+    }
+}
+
+/// Ends what has not ended, so that each peer sees what happened and no byte is cut.
+async fn settle(tcp: &TcpStream, stream: &mut TunnelStream, to_tunnel: End, to_tcp: End) {
+    let reason = |end| match end {
+        End::Idle => ResetCode::Idle,
+        End::PeerReset(code) => code,
+        End::TcpReset | End::TunnelLost | End::Finished => ResetCode::TcpReset,
+    };
+    if to_tunnel != End::Finished {
+        stream.send.reset(reason(to_tunnel));
+    }
+    if to_tcp != End::Finished {
+        let _ = stream.recv.stop(reason(to_tcp).into());
+    }
+    match (to_tunnel, to_tcp) {
+        (End::Finished, End::Finished) => {
+            close_cleanly(tcp);
+            acknowledged(stream).await;
+        }
+        // The far end has finished but takes nothing more: its last bytes must reach the TCP
+        // peer before that is reset, as an RST discards what is still under way.
+        (End::PeerReset(_), End::Finished) => linger(tcp).await,
+        (End::Finished, _) => acknowledged(stream).await,
+        _ => {}
+    }
+}
+
+/// Waits until the far end has everything, as closing the connection earlier would lose it.
+async fn acknowledged(stream: &TunnelStream) {
+    let _ = timeout(LINGER, stream.send.stopped()).await;
+}
+
+/// Reads and drops what comes until the TCP peer ends. One that does not end in time is reset.
+async fn linger(tcp: &TcpStream) {
+    if let Ok(true) = timeout(LINGER, discard(tcp)).await {
+        close_cleanly(tcp);
+    }
+}
+
+/// Whether the TCP peer ended with a FIN, after everything before it was read and dropped.
+async fn discard(tcp: &TcpStream) -> bool {
+    let mut sink = [0; 1024];
+    loop {
+        if tcp.readable().await.is_err() {
+            return false;
+        }
+        match tcp.try_read(&mut sink) {
+            Ok(0) => return true,
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => return false,
+            _ => {}
+        }
+    }
+}
