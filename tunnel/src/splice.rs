@@ -14,10 +14,10 @@
 //!
 //! An idle splice owns no buffer: it waits for the socket to be readable and takes one then.
 
-use std::cell::Cell;
 use std::io;
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -93,20 +93,22 @@ pub async fn splice(
     Spliced {
         to_tunnel,
         to_tcp,
-        bytes_to_tunnel: counts.to_tunnel.get(),
-        bytes_to_tcp: counts.to_tcp.get(),
+        bytes_to_tunnel: counts.to_tunnel.load(Ordering::Relaxed),
+        bytes_to_tcp: counts.to_tcp.load(Ordering::Relaxed),
     }
 }
 
 #[derive(Default)]
 struct Counts {
-    to_tunnel: Cell<u64>,
-    to_tcp: Cell<u64>,
+    to_tunnel: AtomicU64,
+    to_tcp: AtomicU64,
 }
 
 impl Counts {
     fn sum(&self) -> u64 {
-        self.to_tunnel.get().wrapping_add(self.to_tcp.get())
+        self.to_tunnel
+            .load(Ordering::Relaxed)
+            .wrapping_add(self.to_tcp.load(Ordering::Relaxed))
     }
 }
 
@@ -158,7 +160,7 @@ async fn both_ways(
     }
 }
 
-async fn tcp_to_tunnel(tcp: &TcpStream, send: &mut SendHalf, count: &Cell<u64>) -> End {
+async fn tcp_to_tunnel(tcp: &TcpStream, send: &mut SendHalf, count: &AtomicU64) -> End {
     let mut stopped = pin!(send.stopped());
     let mut size = MIN_READ;
     loop {
@@ -193,7 +195,7 @@ async fn tcp_to_tunnel(tcp: &TcpStream, send: &mut SendHalf, count: &Cell<u64>) 
             read.max(MIN_READ)
         };
         match send.send(bytes).await {
-            Ok(()) => count.set(count.get() + read as u64),
+            Ok(()) => _ = count.fetch_add(read as u64, Ordering::Relaxed),
             Err(WriteError::Stopped(code)) => return End::PeerReset(code.into()),
             Err(_) => return End::TunnelLost,
         }
@@ -204,14 +206,14 @@ async fn tunnel_to_tcp(
     tcp: &TcpStream,
     recv: &mut RecvStream,
     pending: Bytes,
-    count: &Cell<u64>,
+    count: &AtomicU64,
 ) -> End {
     let mut bytes = pending;
     loop {
         while !bytes.is_empty() {
             match tcp.try_write(&bytes) {
                 Ok(written) => {
-                    count.set(count.get() + written as u64);
+                    count.fetch_add(written as u64, Ordering::Relaxed);
                     bytes = bytes.split_off(written);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

@@ -32,9 +32,11 @@ pub struct Health {
 
 impl Health {
     /// Binds `address`, which must be loopback: what stands there is for the operator alone.
+    /// `refresh` is called before each look at the metrics, to set gauges that nothing updates.
     pub async fn bind(
         address: SocketAddr,
         registry: Registry,
+        refresh: impl Fn() + Send + Sync + 'static,
         readiness: impl Readiness,
     ) -> anyhow::Result<Self> {
         ensure!(
@@ -45,11 +47,15 @@ impl Health {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
+        let metrics = Arc::new(move || {
+            refresh();
+            metrics(&registry)
+        });
         let readiness = Arc::new(readiness);
         let router = Router::new()
             .route("/livez", get(async || "alive\n"))
             .route("/readyz", get(async move || readyz(readiness.missing())))
-            .route("/metrics", get(async move || metrics(&registry)));
+            .route("/metrics", get(async move || metrics()));
         Ok(Self { listener, router })
     }
 
@@ -101,7 +107,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_others_reach_is_refused() {
         let address = "0.0.0.0:0".parse().unwrap();
-        let error = Health::bind(address, Registry::new(), Vec::new)
+        let error = Health::bind(address, Registry::new(), || (), Vec::new)
             .await
             .err()
             .unwrap();

@@ -1,0 +1,226 @@
+//! Puts the agent together: bind, run, reload, drain.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::routing::get;
+use sealpost_daemon::health::Health;
+use sealpost_daemon::signals::{Request, Signals, systemd};
+use sealpost_tunnel::{Identity, PublicKey, ResetCode};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, Fixed, Relay};
+use crate::deliver::Deliveries;
+use crate::metrics::Metrics;
+use crate::status::{RelayStatus, ServiceStatus, Status};
+use crate::uplink::{Dialer, Uplink};
+
+/// How long relays may take to acknowledge that the agent is gone.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// An agent that is bound and not yet running.
+pub struct Agent {
+    fixed: Fixed,
+    shared: Arc<Shared>,
+    dialer: Dialer,
+    health: Health,
+    config: Config,
+}
+
+/// What status and reload look at.
+struct Shared {
+    key: PublicKey,
+    deliveries: Arc<Deliveries>,
+    uplinks: ArcSwap<Vec<Arc<Uplink>>>,
+}
+
+/// The file with the box's identity.
+pub fn key_path(state: &Path) -> PathBuf {
+    state.join("agent.key")
+}
+
+impl Agent {
+    /// Loads the key and opens sockets.
+    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let fixed = config.fixed.clone();
+        let identity = Identity::load_or_create(&key_path(&fixed.state))?;
+        info!(key = %identity.public(), "box");
+        let metrics = Metrics::new()?;
+        let limits = &fixed.limits;
+        let deliveries = Deliveries::new(metrics.clone(), limits.sessions, limits.idle);
+        let shared = Arc::new(Shared {
+            key: identity.public(),
+            deliveries: Arc::new(deliveries),
+            uplinks: ArcSwap::default(),
+        });
+        let dialer = Dialer::bind(identity)?;
+        let health = Self::health(fixed.admin, &shared, &metrics).await?;
+        info!(service = "admin", address = %health.local_addr()?, "listening");
+        Ok(Self {
+            fixed,
+            shared,
+            dialer,
+            health,
+            config,
+        })
+    }
+
+    async fn health(
+        address: SocketAddr,
+        shared: &Arc<Shared>,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Health> {
+        let (readiness, status, gauges) = (shared.clone(), shared.clone(), shared.clone());
+        let counters = metrics.clone();
+        let refresh = move || {
+            let status = gauges.status();
+            let up = status.relays.iter().filter(|relay| relay.up).count();
+            let ready = status
+                .services
+                .iter()
+                .filter(|service| service.ready())
+                .count();
+            counters.set_gauges(up, ready);
+        };
+        let ready = move || readiness.status().missing();
+        let routes = Router::new().route("/status", get(async move || axum::Json(status.status())));
+        let health = Health::bind(address, metrics.registry(), refresh, ready).await?;
+        Ok(health.merge(routes))
+    }
+
+    /// Serves until told to stop by a signal, then drains. `config_path` is read on SIGHUP.
+    pub async fn run(self, mut signals: Signals, config_path: &Path) -> anyhow::Result<()> {
+        let Self {
+            fixed,
+            shared,
+            dialer,
+            health,
+            config,
+        } = self;
+        let uplinks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                if let Err(error) = health.run(stop).await {
+                    error!(%error, "the health server ended");
+                }
+            }
+        });
+        if config.relays.is_empty() {
+            warn!("no [[relay]] is configured: no mail arrives through this agent");
+        }
+        shared.apply(config, &dialer, &uplinks);
+        systemd::ready();
+
+        while signals.next().await == Request::Reload {
+            systemd::reloading();
+            reload(&fixed, &shared, &dialer, &uplinks, config_path);
+            systemd::ready();
+        }
+        systemd::stopping();
+        let (tasks, limit) = (&shared.deliveries.tasks, fixed.limits.drain);
+        info!(
+            sessions = tasks.len(),
+            ?limit,
+            "draining; a second signal ends at once"
+        );
+        for uplink in shared.uplinks.load().iter() {
+            uplink.leave();
+        }
+        uplinks.close();
+        tokio::select! {
+            ended = timeout(limit, uplinks.wait()) => if ended.is_err() {
+                warn!(sessions = tasks.len(), "sessions were cut as the drain took too long");
+            },
+            _ = signals.next() => warn!(sessions = tasks.len(), "leaving at once"),
+        }
+        stop.cancel();
+        let _ = serving.await;
+        for endpoint in dialer.endpoints() {
+            endpoint.close(ResetCode::Draining.into(), b"the box leaves");
+            let _ = timeout(LAST_WORDS, endpoint.wait_idle()).await;
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Brings relays and services in line with `config`: a relay that did not change keeps its
+    /// tunnel, every service is tested anew.
+    fn apply(&self, config: Config, dialer: &Dialer, tasks: &TaskTracker) {
+        self.deliveries.services.replace(config.services);
+        let before = self.uplinks.load_full();
+        let kept = |relay: &Relay| before.iter().find(|uplink| uplink.relay == *relay).cloned();
+        let now: Vec<_> = config
+            .relays
+            .into_iter()
+            .map(|relay| {
+                kept(&relay).unwrap_or_else(|| {
+                    let uplink = Arc::new(Uplink::new(relay));
+                    let (running, dialer) = (uplink.clone(), dialer.clone());
+                    let deliveries = self.deliveries.clone();
+                    tasks.spawn(async move { running.keep_up(dialer, deliveries).await });
+                    uplink
+                })
+            })
+            .collect();
+        for old in before
+            .iter()
+            .filter(|old| !now.iter().any(|new| Arc::ptr_eq(old, new)))
+        {
+            info!(relay = old.relay.name, "relay removed or changed");
+            old.leave();
+        }
+        info!(
+            relays = now.len(),
+            services = self.deliveries.services.all().len(),
+            "configured"
+        );
+        self.uplinks.store(Arc::new(now));
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            key: self.key.to_string(),
+            relays: self
+                .uplinks
+                .load()
+                .iter()
+                .map(|uplink| RelayStatus::of(uplink))
+                .collect(),
+            services: self
+                .deliveries
+                .services
+                .all()
+                .iter()
+                .map(|s| ServiceStatus::of(s))
+                .collect(),
+        }
+    }
+}
+
+/// Reads the configuration again; keeps the old one when the new one cannot be used.
+fn reload(fixed: &Fixed, shared: &Shared, dialer: &Dialer, tasks: &TaskTracker, path: &Path) {
+    match Config::load(path) {
+        Ok(config) => {
+            if config.fixed != *fixed {
+                warn!("changes of state, [admin], [limits] and [log] need a restart");
+            }
+            shared.apply(config, dialer, tasks);
+        }
+        Err(error) => {
+            shared.deliveries.metrics.reload_failed();
+            error!(%error, "reload refused; the old configuration stays");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The agent's configuration file: its shape, its defaults, and what is wrong with a bad one.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sealpost_daemon::config::{ConfigError, Source};
+use sealpost_daemon::logging::{Format, Level};
+use sealpost_tunnel::{PublicKey, ServiceName};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+/// A host name or address with a port, for example `relay.example.net:4433`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostPort(String);
+
+impl HostPort {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for HostPort {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let port = text.rsplit_once(':').filter(|(host, _)| {
+            // More than one colon is an IPv6 address, which needs brackets.
+            !host.is_empty() && (!host.contains(':') || host.starts_with('['))
+        });
+        match port.and_then(|(_, port)| port.parse::<u16>().ok()) {
+            Some(1..) => Ok(Self(text)),
+            _ => Err(format!(
+                "`{text}` is not HOST:PORT, such as `relay.example.net:4433` or `[2001:db8::1]:4433`"
+            )),
+        }
+    }
+}
+
+impl From<HostPort> for String {
+    fn from(value: HostPort) -> Self {
+        value.0
+    }
+}
+
+/// The file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    state: PathBuf,
+    #[serde(default)]
+    admin: Admin,
+    #[serde(default)]
+    log: Log,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default, rename = "relay")]
+    relays: Vec<Spanned<Relay>>,
+    #[serde(default, rename = "service")]
+    services: Vec<Spanned<Service>>,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Admin {
+    listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9026)),
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Log {
+    format: Format,
+    level: Level,
+}
+
+/// `[limits]`: the defaults of the agent stand here alone.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Streams that are delivered at once, over all relays.
+    pub sessions: usize,
+    /// Silence in both directions once TLS runs; as at the relay.
+    #[serde(with = "humantime_serde")]
+    pub idle: Duration,
+    /// How long open sessions may go on after SIGTERM.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 256,
+            idle: Duration::from_secs(15 * 60),
+            drain: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `[[relay]]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relay {
+    /// What this box's owner calls it.
+    pub name: String,
+    /// Where it listens; all are tried, the first that answers wins.
+    pub addresses: Vec<HostPort>,
+    /// The key that it must prove.
+    pub key: PublicKey,
+}
+
+/// `[[service]]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// What relays call it.
+    pub name: ServiceName,
+    /// Where the mail server listens.
+    pub address: HostPort,
+    /// How the mail server learns the sender's address.
+    #[serde(default)]
+    pub proxy: Proxy,
+    /// A mailbox that is not this server's own, which the self-test offers it.
+    #[serde(default = "foreign_recipient")]
+    pub self_test_recipient: String,
+}
+
+/// The PROXY protocol header in front of a connection to a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proxy {
+    /// Version 1, a line of text.
+    V1,
+    /// Version 2, binary.
+    #[default]
+    V2,
+    /// No header: the mail server sees this box's own address as the client.
+    None,
+}
+
+/// example.com is IANA's (RFC 2606), nobody's mail server has it for its own.
+fn foreign_recipient() -> String {
+    "open-relay-test@example.com".into()
+}
+
+/// What is fixed from start to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
+    /// Where the key is kept.
+    pub state: PathBuf,
+    /// HTTP address for the owner.
+    pub admin: SocketAddr,
+    /// Bounds.
+    pub limits: Limits,
+    /// Form of log lines.
+    pub log_format: Format,
+    /// Level of log lines.
+    pub log_level: Level,
+}
+
+/// A configuration that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What is fixed from start to end.
+    pub fixed: Fixed,
+    /// Where to dial.
+    pub relays: Vec<Relay>,
+    /// Where to deliver.
+    pub services: Vec<Service>,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::from_source(&Source::read(path)?)
+    }
+
+    /// Checks `source`.
+    pub fn from_source(source: &Source) -> Result<Self, ConfigError> {
+        let file: File = source.parse()?;
+        if file.limits.sessions == 0 {
+            let help = "leave [limits] sessions out for the default";
+            return Err(source.error(None, "0 sessions would refuse all mail", Some(help)));
+        }
+        distinct(source, "relay", &file.relays, |relay| &relay.name)?;
+        distinct(source, "service", &file.services, |service| {
+            service.name.as_str()
+        })?;
+        for relay in &file.relays {
+            if relay.get_ref().addresses.is_empty() {
+                let help = "for example addresses = [\"relay.example.net:4433\"]";
+                return Err(source.error(Some(relay.span()), "a relay has no address", Some(help)));
+            }
+        }
+        for service in &file.services {
+            check_recipient(source, service)?;
+        }
+        Ok(Self {
+            fixed: Fixed {
+                state: file.state,
+                admin: file.admin.listen,
+                limits: file.limits,
+                log_format: file.log.format,
+                log_level: file.log.level,
+            },
+            relays: file.relays.into_iter().map(Spanned::into_inner).collect(),
+            services: file.services.into_iter().map(Spanned::into_inner).collect(),
+        })
+    }
+}
+
+fn distinct<T>(
+    source: &Source,
+    what: &str,
+    entries: &[Spanned<T>],
+    name: impl Fn(&T) -> &str,
+) -> Result<(), ConfigError> {
+    for (index, entry) in entries.iter().enumerate() {
+        let this = name(entry.get_ref());
+        if entries[..index]
+            .iter()
+            .any(|earlier| name(earlier.get_ref()) == this)
+        {
+            let message = format!("there are two {what}s named `{this}`");
+            return Err(source.error(Some(entry.span()), &message, Some("give one another name")));
+        }
+    }
+    Ok(())
+}
+
+fn check_recipient(source: &Source, service: &Spanned<Service>) -> Result<(), ConfigError> {
+    let recipient = &service.get_ref().self_test_recipient;
+    let plain = recipient
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b"<>\\\"".contains(&b));
+    if plain
+        && recipient
+            .split_once('@')
+            .is_some_and(|(l, d)| !l.is_empty() && !d.is_empty())
+    {
+        return Ok(());
+    }
+    let message = format!("self_test_recipient = `{recipient}` is not a mailbox");
+    let help = "leave the line out for the default";
+    Err(source.error(Some(service.span()), &message, Some(help)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealpost_tunnel::Identity;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let source = Source::from_text("agent.toml", &format!("state = \"/tmp/x\"\n{text}"));
+        Config::from_source(&source).map_err(|e| e.to_string())
+    }
+
+    fn relay(name: &str, address: &str) -> String {
+        let key = Identity::ephemeral().public();
+        format!("[[relay]]\nname = \"{name}\"\naddresses = [\"{address}\"]\nkey = \"{key}\"\n")
+    }
+
+    #[test]
+    fn a_service_speaks_proxy_v2_unless_told_otherwise() {
+        let config = load("[[service]]\nname = \"smtp\"\naddress = \"127.0.0.1:25\"\n").unwrap();
+        assert_eq!(config.services[0].proxy, Proxy::V2);
+        assert_eq!(config.fixed.limits, Limits::default());
+    }
+
+    #[test]
+    fn several_relays_need_names_of_their_own() {
+        assert_eq!(
+            load(&[relay("a", "r:1"), relay("b", "[::1]:2")].concat())
+                .unwrap()
+                .relays
+                .len(),
+            2
+        );
+        let error = load(&[relay("a", "r:1"), relay("a", "r:2")].concat()).unwrap_err();
+        assert!(error.contains("two relays named `a`"), "{error}");
+    }
+
+    #[test]
+    fn addresses_need_a_port() {
+        for bad in [
+            "relay.example",
+            "2001:db8::1",
+            ":25",
+            "relay:0",
+            "relay:99999",
+            "relay:x",
+        ] {
+            let error = load(&relay("a", bad)).unwrap_err();
+            assert!(
+                error.contains("HOST:PORT") && error.contains("agent.toml:4:"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_recipient_cannot_carry_a_command() {
+        for bad in ["a@b>\\r\\nDATA", "nobody", "@b", "a@"] {
+            let service = format!(
+                "[[service]]\nname = \"smtp\"\naddress = \"h:1\"\nself_test_recipient = \"{bad}\"\n"
+            );
+            assert!(load(&service).unwrap_err().contains("not a mailbox"));
+        }
+    }
+}

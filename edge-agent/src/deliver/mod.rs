@@ -1,0 +1,46 @@
+//! From a stream of a relay to a service of this box.
+//!
+//! [`session`] owns one stream; [`starttls`] and [`proxy`] are the pure parts of what it says to
+//! the mail server, [`dialogue`] says it, [`self_test`] and [`services`] decide whether it may.
+
+pub mod dialogue;
+pub mod proxy;
+pub mod self_test;
+pub mod services;
+pub mod session;
+pub mod starttls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::Metrics;
+use services::Services;
+
+/// What all deliveries share.
+pub struct Deliveries {
+    /// Where streams may go.
+    pub services: Services,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The tasks, so that a drain can wait for them.
+    pub tasks: TaskTracker,
+    /// Silence after which a session is cut.
+    pub idle: Duration,
+    places: Arc<Semaphore>,
+}
+
+impl Deliveries {
+    /// At most `sessions` at once.
+    pub fn new(metrics: Metrics, sessions: usize, idle: Duration) -> Self {
+        Self {
+            services: Services::default(),
+            metrics,
+            tasks: TaskTracker::new(),
+            idle,
+            places: Arc::new(Semaphore::new(sessions.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! One stream from a relay, from its header to its last byte.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use sealpost_tunnel::header::{HeaderError, MAX_ENCODED};
+use sealpost_tunnel::splice::{self, End, Spliced};
+use sealpost_tunnel::stream::TunnelStream;
+use sealpost_tunnel::{ResetCode, StreamHeader};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use super::{Deliveries, dialogue, proxy};
+
+/// A relay sends the header in its first packet.
+const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Serves `stream`, which came through the relay called `relay`.
+pub async fn deliver(deliveries: Arc<Deliveries>, relay: Arc<str>, mut stream: TunnelStream) {
+    let began = Instant::now();
+    let header = match timeout(HEADER_DEADLINE, read_header(&mut stream)).await {
+        Ok(Ok(header)) => Some(header),
+        Ok(Err(error)) => {
+            debug!(%relay, %error, "a stream began with no header");
+            None
+        }
+        Err(_) => {
+            debug!(%relay, "a stream had no header in time");
+            None
+        }
+    };
+    let Some((header, rest)) = header else {
+        stream.abort(ResetCode::HeaderBad);
+        deliveries
+            .metrics
+            .session_ended(ResetCode::HeaderBad.label());
+        return;
+    };
+    let mut closing = ClosingLine {
+        deliveries: &deliveries,
+        relay: &relay,
+        header: &header,
+        began,
+        outcome: "aborted",
+        bytes_in: 0,
+        bytes_out: 0,
+    };
+    let refused = match connect(&deliveries, &header, &stream).await {
+        Ok((tcp, _place)) => {
+            let spliced = splice::splice(tcp, stream, rest, deliveries.idle).await;
+            closing.bytes_in = spliced.bytes_to_tcp;
+            closing.bytes_out = spliced.bytes_to_tunnel;
+            closing.outcome = outcome_of(&spliced);
+            return;
+        }
+        Err(code) => code,
+    };
+    stream.abort(refused);
+    closing.outcome = match refused {
+        ResetCode::TcpReset => "relay-reset",
+        code => code.label(),
+    };
+}
+
+/// The header, and what came behind it.
+async fn read_header(stream: &mut TunnelStream) -> Result<(StreamHeader, Bytes), HeaderProblem> {
+    let mut buffer = BytesMut::new();
+    loop {
+        if let Some((header, taken)) = StreamHeader::decode(&buffer)? {
+            return Ok((header, buffer.split_off(taken).freeze()));
+        }
+        // A buffer of `MAX_ENCODED` octets always decides, so there is room.
+        match stream.recv.read_chunk(MAX_ENCODED, true).await {
+            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.bytes),
+            Ok(None) => return Err(HeaderProblem::Ended),
+            Err(error) => return Err(HeaderProblem::Stream(error)),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum HeaderProblem {
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error("the stream ended inside its header")]
+    Ended,
+    #[error(transparent)]
+    Stream(quinn::ReadError),
+}
+
+/// A connection to the mail server on which TLS may begin.
+async fn connect(
+    deliveries: &Deliveries,
+    header: &StreamHeader,
+    stream: &TunnelStream,
+) -> Result<(TcpStream, OwnedSemaphorePermit), ResetCode> {
+    let places = deliveries.places.clone();
+    let place = places
+        .try_acquire_owned()
+        .map_err(|_| ResetCode::AgentBusy)?;
+    let service = deliveries
+        .services
+        .by_name(&header.service)
+        .ok_or(ResetCode::ServiceUnknown)?;
+    let leading = async {
+        if !service.may_deliver().await {
+            return Err(ResetCode::ServiceWithheld);
+        }
+        info!(
+            session = %header.session,
+            service = %header.service,
+            client = %header.client,
+            sni = header.sni.as_ref().map_or("", |sni| sni.as_str()),
+            to = service.config.address.as_str(),
+            "delivering"
+        );
+        let proxy_header = proxy::encode(service.config.proxy, header);
+        dialogue::up_to_tls(&service.config, &proxy_header, &ehlo_name(header))
+            .await
+            .map_err(|error| {
+                info!(session = %header.session, %error, "not delivered");
+                error.code()
+            })
+    };
+    tokio::select! {
+        tcp = leading => Ok((tcp?, place)),
+        // The sender is gone.
+        _ = stream.send.stopped() => Err(ResetCode::TcpReset),
+    }
+}
+
+/// What the sender called itself, or its address where it did not (RFC 5321 section 4.1.3).
+fn ehlo_name(header: &StreamHeader) -> String {
+    match (header.ehlo.as_str(), header.client) {
+        ("", SocketAddr::V4(client)) => format!("[{}]", client.ip()),
+        ("", SocketAddr::V6(client)) => format!("[IPv6:{}]", client.ip()),
+        (name, _) => name.to_owned(),
+    }
+}
+
+fn outcome_of(spliced: &Spliced) -> &'static str {
+    match (spliced.to_tunnel, spliced.to_tcp) {
+        // The mail server has said all; what the sender says after it need not be taken.
+        (End::Finished, End::Finished | End::TcpReset) => "carried",
+        (End::Idle, _) | (_, End::Idle) => "idle",
+        (End::TunnelLost, _) | (_, End::TunnelLost) => "tunnel-lost",
+        (End::TcpReset, _) => "home-reset",
+        (End::PeerReset(_), _) | (_, End::PeerReset(_)) => "relay-reset",
+    }
+}
+
+/// Writes the closing line of a session, also when its task is cancelled or panics.
+struct ClosingLine<'a> {
+    deliveries: &'a Deliveries,
+    relay: &'a str,
+    header: &'a StreamHeader,
+    began: Instant,
+    outcome: &'static str,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl Drop for ClosingLine<'_> {
+    fn drop(&mut self) {
+        self.deliveries.metrics.session_ended(self.outcome);
+        self.deliveries
+            .metrics
+            .carried(self.bytes_in, self.bytes_out);
+        info!(
+            session = %self.header.session,
+            relay = self.relay,
+            service = %self.header.service,
+            client = %self.header.client,
+            outcome = self.outcome,
+            bytes_in = self.bytes_in,
+            bytes_out = self.bytes_out,
+            duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "session"
+        );
+    }
+}

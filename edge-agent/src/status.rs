@@ -1,0 +1,214 @@
+//! What the owner is told: one clear line for each relay and each service.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Proxy;
+use crate::deliver::self_test::Verdict;
+use crate::deliver::services::Service;
+use crate::uplink::{State, Uplink};
+
+/// The state of an agent, as `status --json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the running program.
+    pub version: String,
+    /// The public key of this box.
+    pub key: String,
+    /// Each relay of the owner's file.
+    pub relays: Vec<RelayStatus>,
+    /// Each service of the owner's file.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// The state of one relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// The owner's name for it.
+    pub name: String,
+    /// Whether a tunnel is up.
+    pub up: bool,
+    /// Where to.
+    pub address: Option<String>,
+    /// For how many seconds.
+    pub up_seconds: Option<u64>,
+    /// Why it is not.
+    pub reason: Option<String>,
+}
+
+/// The state of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Where the mail server listens.
+    pub address: String,
+    /// How it learns the sender's address.
+    pub proxy: Proxy,
+    /// `testing`, `passed`, `failed` or `unproven`.
+    pub self_test: String,
+    /// What the self-test saw.
+    pub detail: String,
+}
+
+impl RelayStatus {
+    /// Of `uplink`, now.
+    pub fn of(uplink: &Uplink) -> Self {
+        let name = uplink.relay.name.clone();
+        match uplink.state() {
+            State::Up(address, since) => Self {
+                name,
+                up: true,
+                address: Some(address.to_string()),
+                up_seconds: Some(since.elapsed().as_secs()),
+                reason: None,
+            },
+            State::Down(reason) => Self {
+                name,
+                up: false,
+                address: None,
+                up_seconds: None,
+                reason,
+            },
+        }
+    }
+
+    fn line(&self) -> String {
+        let name = &self.name;
+        match (&self.address, self.up_seconds) {
+            (Some(address), Some(seconds)) => {
+                format!(
+                    "relay   {name:<12} up        to {address} for {}",
+                    duration(seconds)
+                )
+            }
+            _ => {
+                let reason = self.reason.as_deref().unwrap_or("dialling");
+                format!("relay   {name:<12} DOWN      {reason}")
+            }
+        }
+    }
+}
+
+impl ServiceStatus {
+    /// Of `service`, now.
+    pub fn of(service: &Service) -> Self {
+        let verdict = service.verdict();
+        Self {
+            name: service.config.name.to_string(),
+            address: service.config.address.as_str().into(),
+            proxy: service.config.proxy,
+            self_test: verdict.as_ref().map_or("testing", Verdict::label).into(),
+            detail: verdict.as_ref().map_or("", Verdict::detail).into(),
+        }
+    }
+
+    /// Whether mail is delivered.
+    pub fn ready(&self) -> bool {
+        self.self_test == "passed"
+    }
+
+    fn line(&self) -> String {
+        let state = match self.self_test.as_str() {
+            "passed" => "ready",
+            "failed" => "WITHHELD",
+            "testing" => "testing",
+            _ => "WAITING",
+        };
+        let how = match self.proxy {
+            Proxy::V1 => "with PROXY v1",
+            Proxy::V2 => "with PROXY v2",
+            Proxy::None => "without PROXY: every sender looks like this box",
+        };
+        let (name, address, detail) = (&self.name, &self.address, &self.detail);
+        format!("service {name:<12} {state:<9} at {address} {how}; {detail}")
+            .trim_end_matches("; ")
+            .to_owned()
+    }
+}
+
+impl Status {
+    /// What keeps mail from arriving, a sentence each.
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !self.relays.iter().any(|relay| relay.up) {
+            missing.push("no tunnel is up".into());
+        }
+        if self.services.is_empty() {
+            missing.push("no [[service]] is configured".into());
+        }
+        missing.extend(
+            self.services
+                .iter()
+                .filter(|s| !s.ready())
+                .map(ServiceStatus::line),
+        );
+        missing
+    }
+
+    /// The lines for people.
+    pub fn lines(&self) -> Vec<String> {
+        let key = format!("box     {}", self.key);
+        let relays = self.relays.iter().map(RelayStatus::line);
+        std::iter::once(key)
+            .chain(relays)
+            .chain(self.services.iter().map(ServiceStatus::line))
+            .collect()
+    }
+}
+
+/// Rough, in at most two units.
+fn duration(seconds: u64) -> String {
+    let d = Duration::from_secs(seconds).as_secs();
+    match (d / 86_400, d / 3_600 % 24, d / 60 % 60, d % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, _, _) => format!("{d} d {h} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thing_has_one_line_that_says_what_is_wrong() {
+        let relay = |up: bool| RelayStatus {
+            name: "r1".into(),
+            up,
+            address: up.then(|| "192.0.2.1:4433".into()),
+            up_seconds: up.then_some(3_700),
+            reason: (!up).then(|| "no answer".into()),
+        };
+        let service = |self_test: &str, detail: &str| ServiceStatus {
+            name: "smtp".into(),
+            address: "127.0.0.1:25".into(),
+            proxy: Proxy::V2,
+            self_test: self_test.into(),
+            detail: detail.into(),
+        };
+        let status = |up, service| Status {
+            version: "0".into(),
+            key: "ed25519:x".into(),
+            relays: vec![relay(up)],
+            services: vec![service],
+        };
+        let good = status(true, service("passed", "refuses foreign recipients"));
+        assert_eq!(good.missing(), Vec::<String>::new());
+        let lines = good.lines();
+        assert_eq!(
+            lines[1],
+            "relay   r1           up        to 192.0.2.1:4433 for 1 h 1 min"
+        );
+        assert_eq!(
+            lines[2],
+            "service smtp         ready     at 127.0.0.1:25 with PROXY v2; refuses foreign recipients"
+        );
+        let bad = status(false, service("failed", "an open relay"));
+        assert_eq!(bad.missing().len(), 2);
+        assert!(bad.lines()[2].contains("WITHHELD"));
+        assert!(!status(true, service("testing", "")).lines()[2].ends_with(' '));
+    }
+}

@@ -1,0 +1,70 @@
+//! Port 25: from a sender's connection to a stream to a box.
+//!
+//! [`listener`] accepts, [`session`] owns one connection from its first to its last byte;
+//! [`preamble`] and [`client_hello`] are the pure parts that decide about its bytes, and
+//! [`offer`] finds the tunnel for it.
+
+mod alert;
+pub mod client_hello;
+mod failures;
+pub(crate) mod limits;
+mod listener;
+mod offer;
+pub mod outcome;
+pub mod preamble;
+mod session;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+pub use listener::Listener;
+pub use outcome::Outcome;
+
+use crate::boxes::Boxes;
+use crate::config::Settings;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+
+/// What all sessions share.
+pub struct Ingress {
+    /// What may change while the relay runs.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Who may have what.
+    pub registry: Arc<Registry>,
+    /// Who is connected.
+    pub boxes: Arc<Boxes>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// No new sessions are wanted, and those without a stream end.
+    pub draining: CancellationToken,
+    limits: Arc<limits::Limits>,
+    failures: failures::Failures,
+}
+
+impl Ingress {
+    /// Ingress with no session yet.
+    pub fn new(
+        settings: Arc<ArcSwap<Settings>>,
+        registry: Arc<Registry>,
+        boxes: Arc<Boxes>,
+        metrics: Metrics,
+        draining: CancellationToken,
+    ) -> Self {
+        Self {
+            settings,
+            registry,
+            boxes,
+            metrics,
+            draining,
+            limits: Arc::default(),
+            failures: failures::Failures::default(),
+        }
+    }
+
+    /// Sessions that are open.
+    pub fn open_sessions(&self) -> usize {
+        self.limits.open()
+    }
+}

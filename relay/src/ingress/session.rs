@@ -1,0 +1,407 @@
+//! One connection from a sender, from accept to its last byte. The task that runs it owns all
+//! of its state.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use sealpost_tunnel::splice::{self, End, Spliced};
+use sealpost_tunnel::{EhloName, ServiceName, SessionId, StreamHeader};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use super::Ingress;
+use super::alert::Alert;
+use super::client_hello::{Hello, HelloError, HelloReader, MAX_HELLO};
+use super::offer::{Accepted, offer};
+use super::outcome::Outcome;
+use super::preamble::{MAX_LINE, Preamble, Step};
+use crate::boxes::SessionPermit;
+use crate::config::Settings;
+use crate::registry::BoxRecord;
+use crate::route::{NoRoute, RouteKey, Sni, route};
+
+const TIMED_OUT: &str = "421 4.4.2 Timed out\r\n";
+const DRAINING: &str = "421 4.3.2 Shutting down, try again\r\n";
+const BUSY: &str = "421 4.3.2 Too busy, try again later\r\n";
+/// How long a refused peer may take to see the refusal before the connection is dropped.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// A session, and what its closing line will say.
+pub(super) struct Session {
+    ingress: Arc<Ingress>,
+    settings: Arc<Settings>,
+    id: SessionId,
+    client: SocketAddr,
+    local: SocketAddr,
+    began: Instant,
+    box_name: String,
+    sni: String,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// How a session ends that got no stream: what the sender is told, and why.
+struct Refusal {
+    say: Say,
+    outcome: Outcome,
+}
+
+enum Say {
+    Nothing,
+    Reply(&'static str),
+    Alert(Alert),
+}
+
+/// What the dialogue before TLS yields.
+struct Greeted {
+    ehlo: EhloName,
+    hello: Hello,
+    bytes: Bytes,
+}
+
+impl Session {
+    pub(super) fn new(
+        ingress: Arc<Ingress>,
+        settings: Arc<Settings>,
+        client: SocketAddr,
+        local: SocketAddr,
+    ) -> Self {
+        Self {
+            ingress,
+            settings,
+            id: SessionId::random(),
+            client,
+            local,
+            began: Instant::now(),
+            box_name: String::new(),
+            sni: String::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    /// Runs the session to its end and writes its closing line.
+    pub(super) async fn run(self, tcp: TcpStream) {
+        let mut closing = ClosingLine {
+            session: self,
+            outcome: Outcome::Aborted,
+        };
+        closing.outcome = closing.session.drive(tcp).await;
+    }
+
+    async fn drive(&mut self, mut tcp: TcpStream) -> Outcome {
+        let offered = match self.greet(&mut tcp).await {
+            Ok(greeted) => self.offer(&tcp, greeted).await,
+            Err(refusal) => Err(refusal),
+        };
+        match offered {
+            Ok((accepted, _permit)) => {
+                let idle = self.settings.limits.idle;
+                let spliced = splice::splice(tcp, accepted.stream, accepted.first, idle).await;
+                self.bytes_in += spliced.bytes_to_tunnel;
+                self.bytes_out += spliced.bytes_to_tcp;
+                outcome_of(&spliced)
+            }
+            Err(Refusal { say, outcome }) => {
+                match say {
+                    Say::Nothing => {}
+                    Say::Reply(reply) => goodbye(tcp, reply.as_bytes()).await,
+                    Say::Alert(alert) => goodbye(tcp, &alert.record()).await,
+                }
+                outcome
+            }
+        }
+    }
+
+    /// From 220 to a whole ClientHello, or to a refusal.
+    async fn greet(&mut self, tcp: &mut TcpStream) -> Result<Greeted, Refusal> {
+        let mut buffer = BytesMut::new();
+        let limits = &self.settings.limits;
+        let (preamble_time, hello_time) = (limits.preamble, limits.client_hello);
+        let draining = self.ingress.draining.clone();
+        let ehlo = tokio::select! {
+            ended = timeout(preamble_time, self.preamble(tcp, &mut buffer)) => match ended {
+                Ok(ended) => ended?,
+                Err(_) => return Err(Refusal::reply(TIMED_OUT, Outcome::PreambleTimeout)),
+            },
+            () = draining.cancelled() => return Err(Refusal::reply(DRAINING, Outcome::Draining)),
+        };
+        match timeout(hello_time, self.client_hello(tcp, &mut buffer)).await {
+            Ok(Ok(hello)) => Ok(Greeted {
+                ehlo,
+                hello,
+                bytes: buffer.freeze(),
+            }),
+            Ok(Err(refusal)) => Err(refusal),
+            Err(_) => Err(Refusal::alert(Alert::InternalError, Outcome::HelloTimeout)),
+        }
+    }
+
+    async fn preamble(
+        &mut self,
+        tcp: &mut TcpStream,
+        buffer: &mut BytesMut,
+    ) -> Result<EhloName, Refusal> {
+        let owner = self
+            .ingress
+            .registry
+            .snapshot()
+            .by_address(self.local.ip())
+            .cloned();
+        if let Some(owner) = &owner {
+            // Whom the connection is for is known already, so it can be refused at its cheapest.
+            let limit = self.settings.limits.sessions_per_box;
+            if self.ingress.boxes.place(owner.key).session(limit).is_none() {
+                return Err(Refusal::reply(BUSY, Outcome::BusyBox));
+            }
+        }
+        let turn_away = owner.is_none()
+            && self
+                .ingress
+                .failures
+                .is_recent(self.client.ip(), Instant::now());
+        let mut preamble = Preamble::new(&self.settings.hostname, turn_away);
+        let gone = |preamble: &Preamble| Refusal::nothing(preamble.on_disconnect());
+        self.say(tcp, &preamble.greeting())
+            .await
+            .map_err(|_| gone(&preamble))?;
+        loop {
+            match preamble.step(buffer) {
+                Step::More => match self.read(tcp, buffer, MAX_LINE).await {
+                    Ok(0) | Err(_) => return Err(gone(&preamble)),
+                    Ok(_) => {}
+                },
+                Step::Reply { consumed, reply } => {
+                    let _ = buffer.split_to(consumed);
+                    self.say(tcp, &reply).await.map_err(|_| gone(&preamble))?;
+                }
+                Step::StartTls { reply } => {
+                    buffer.clear();
+                    self.say(tcp, reply).await.map_err(|_| gone(&preamble))?;
+                    return Ok(preamble.into_ehlo());
+                }
+                Step::Close { reply, outcome } => return Err(Refusal::reply(reply, outcome)),
+            }
+        }
+    }
+
+    async fn client_hello(
+        &mut self,
+        tcp: &TcpStream,
+        buffer: &mut BytesMut,
+    ) -> Result<Hello, Refusal> {
+        let mut reader = HelloReader::default();
+        loop {
+            let seen = buffer.len();
+            match self.read(tcp, buffer, MAX_HELLO).await {
+                Ok(0) | Err(_) => return Err(Refusal::nothing(Outcome::Disconnected)),
+                Ok(_) => {}
+            }
+            match reader.read(&buffer[seen..]) {
+                Ok(None) => {}
+                Ok(Some(hello)) => return Ok(hello),
+                Err(HelloError::NotTls) => {
+                    return Err(Refusal::alert(Alert::UnexpectedMessage, Outcome::NotTls));
+                }
+                Err(HelloError::TooLong) => {
+                    return Err(Refusal::alert(Alert::DecodeError, Outcome::HelloTooLong));
+                }
+            }
+        }
+    }
+
+    /// Finds the box and a stream on which it answers.
+    async fn offer(
+        &mut self,
+        tcp: &TcpStream,
+        greeted: Greeted,
+    ) -> Result<(Accepted, SessionPermit), Refusal> {
+        let found = self.route(&greeted.hello)?;
+        self.box_name.clone_from(&found.name);
+        let place = self.ingress.boxes.place(found.key);
+        let permit = place
+            .session(self.settings.limits.sessions_per_box)
+            .ok_or(Refusal::alert(Alert::InternalError, Outcome::BusyBox))?;
+        info!(session = %self.id, r#box = self.box_name, sni = self.sni, "routed");
+        let header = StreamHeader {
+            service: ServiceName::smtp(),
+            client: self.client,
+            local: self.local,
+            sni: match greeted.hello.sni {
+                Sni::Name(name) => Some(name),
+                _ => None,
+            },
+            ehlo: greeted.ehlo,
+            session: self.id,
+        };
+        let limits = &self.settings.limits;
+        let offered = tokio::select! {
+            offered = offer(permit.place(), &header, &greeted.bytes, limits.park, limits.home) => {
+                offered
+            }
+            () = sender_left(tcp) => return Err(Refusal::nothing(Outcome::Disconnected)),
+        };
+        match offered {
+            Ok(accepted) => Ok((accepted, permit)),
+            Err(outcome) => Err(Refusal::alert(Alert::InternalError, outcome)),
+        }
+    }
+
+    fn route(&mut self, hello: &Hello) -> Result<Arc<BoxRecord>, Refusal> {
+        let client = self.client.ip();
+        if let Sni::Name(name) = &hello.sni {
+            self.sni = name.to_string();
+            self.ingress.failures.forgive(client);
+        }
+        if !hello.speaks_mail {
+            return Err(Refusal::alert(
+                Alert::NoApplicationProtocol,
+                Outcome::AlpnRefused,
+            ));
+        }
+        let key = RouteKey {
+            local: self.local.ip(),
+            sni: hello.sni.clone(),
+            client,
+        };
+        let snapshot = self.ingress.registry.snapshot();
+        route(&snapshot, &key)
+            .cloned()
+            .map_err(|no_route| match no_route {
+                NoRoute::SniAbsent => {
+                    self.ingress.failures.note(client, Instant::now());
+                    Refusal::alert(Alert::UnrecognizedName, Outcome::SniAbsent)
+                }
+                NoRoute::SniBad => Refusal::alert(Alert::UnrecognizedName, Outcome::SniBad),
+                NoRoute::SniUnknown => Refusal::alert(Alert::UnrecognizedName, Outcome::SniUnknown),
+                NoRoute::HelloMalformed => {
+                    Refusal::alert(Alert::DecodeError, Outcome::HelloMalformed)
+                }
+            })
+    }
+
+    async fn say(&mut self, tcp: &mut TcpStream, reply: &str) -> io::Result<()> {
+        debug!(session = %self.id, reply = reply.trim_end(), "said");
+        self.bytes_out += reply.len() as u64;
+        tcp.write_all(reply.as_bytes()).await
+    }
+
+    /// Reads what is there into `buffer`, which is let grow to `most`.
+    async fn read(
+        &mut self,
+        tcp: &TcpStream,
+        buffer: &mut BytesMut,
+        most: usize,
+    ) -> io::Result<usize> {
+        loop {
+            tcp.readable().await?;
+            let room = most.saturating_sub(buffer.len()).min(2048);
+            buffer.reserve(room);
+            let mut limited = bytes::BufMut::limit(&mut *buffer, room);
+            match tcp.try_read_buf(&mut limited) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(read) => {
+                    self.bytes_in += read as u64;
+                    return Ok(read);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+impl Refusal {
+    fn nothing(outcome: Outcome) -> Self {
+        Self {
+            say: Say::Nothing,
+            outcome,
+        }
+    }
+
+    fn reply(reply: &'static str, outcome: Outcome) -> Self {
+        Self {
+            say: Say::Reply(reply),
+            outcome,
+        }
+    }
+
+    fn alert(alert: Alert, outcome: Outcome) -> Self {
+        Self {
+            say: Say::Alert(alert),
+            outcome,
+        }
+    }
+}
+
+/// The session with the outcome that its closing line tells, also when the task panics.
+struct ClosingLine {
+    session: Session,
+    outcome: Outcome,
+}
+
+impl Drop for ClosingLine {
+    fn drop(&mut self) {
+        let Self {
+            session: s,
+            outcome,
+        } = self;
+        s.ingress.metrics.session_ended(*outcome);
+        s.ingress.metrics.carried(s.bytes_in, s.bytes_out);
+        info!(
+            session = %s.id,
+            client = %s.settings.shown(s.client.ip()),
+            local = %s.local,
+            r#box = s.box_name,
+            sni = s.sni,
+            outcome = outcome.label(),
+            bytes_in = s.bytes_in,
+            bytes_out = s.bytes_out,
+            duration_ms = u64::try_from(s.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "session"
+        );
+    }
+}
+
+fn outcome_of(spliced: &Spliced) -> Outcome {
+    match (spliced.to_tunnel, spliced.to_tcp) {
+        // The home side's answer arrived whole; what the sender says after it (its close_notify)
+        // many mail servers no longer take.
+        (End::Finished | End::PeerReset(_), End::Finished) => Outcome::Carried,
+        (End::Idle, _) | (_, End::Idle) => Outcome::Idle,
+        (End::TunnelLost, _) | (_, End::TunnelLost) => Outcome::TunnelLost,
+        (End::TcpReset, _) | (_, End::TcpReset) => Outcome::SenderReset,
+        (End::PeerReset(_), _) | (_, End::PeerReset(_)) => Outcome::HomeReset,
+    }
+}
+
+/// Says the last words, ends, and gives the peer a moment to take them: closing a socket with
+/// unread bytes sends RST, which would destroy them.
+async fn goodbye(mut tcp: TcpStream, words: &[u8]) {
+    let _ = timeout(GOODBYE, async {
+        tcp.write_all(words).await?;
+        tcp.shutdown().await?;
+        let mut sink = [0; 512];
+        loop {
+            tcp.readable().await?;
+            match tcp.try_read(&mut sink) {
+                Ok(0) => return io::Result::Ok(()),
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+                _ => {}
+            }
+        }
+    })
+    .await;
+}
+
+/// Resolves when the sender has ended or reset the connection; never once it has sent more.
+async fn sender_left(tcp: &TcpStream) {
+    let mut byte = [0; 1];
+    if let Ok(1..) = tcp.peek(&mut byte).await {
+        std::future::pending::<()>().await;
+    }
+}

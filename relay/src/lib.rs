@@ -1,0 +1,14 @@
+//! The hosted side of Sealpost: takes port-25 traffic and forwards the sealed TLS stream to the
+//! box at home that it is for. It cannot read, command or keep anything.
+//!
+//! [`ingress`] (senders) and [`agents`] (boxes) never import each other: they meet in [`boxes`].
+
+pub mod agents;
+pub mod boxes;
+pub mod command;
+pub mod config;
+pub mod ingress;
+pub mod metrics;
+pub mod registry;
+pub mod relay;
+pub mod route;

@@ -1,0 +1,139 @@
+//! What the relay counts, for Prometheus. No metric has a client, a box or a name as a label.
+
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+
+use crate::ingress::Outcome;
+
+/// How a box's connection attempt or connection ended.
+pub const TUNNEL_OUTCOMES: [&str; 6] = [
+    "connected",
+    "handshake-failed",
+    "greeting-failed",
+    "version",
+    "refused",
+    "ended",
+];
+
+/// The relay's counters; clones share them.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    sessions: IntCounterVec,
+    bytes_in: IntCounter,
+    bytes_out: IntCounter,
+    tunnels: IntCounterVec,
+    reloads_failed: IntCounter,
+    open_sessions: IntGauge,
+    connected_boxes: IntGauge,
+}
+
+impl Metrics {
+    /// All counters at zero, each outcome named from the start.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let metrics = Self {
+            sessions: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "sealpost_relay_sessions_total",
+                        "Sessions from senders by outcome",
+                    ),
+                    &["outcome"],
+                )?,
+            )?,
+            bytes_in: register(
+                &registry,
+                IntCounter::new("sealpost_relay_bytes_in_total", "Bytes read from senders")?,
+            )?,
+            bytes_out: register(
+                &registry,
+                IntCounter::new("sealpost_relay_bytes_out_total", "Bytes written to senders")?,
+            )?,
+            tunnels: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "sealpost_relay_tunnels_total",
+                        "Connections of boxes by outcome",
+                    ),
+                    &["outcome"],
+                )?,
+            )?,
+            reloads_failed: register(
+                &registry,
+                IntCounter::new(
+                    "sealpost_relay_reloads_failed_total",
+                    "Configurations that were refused on reload",
+                )?,
+            )?,
+            open_sessions: register(
+                &registry,
+                IntGauge::new("sealpost_relay_sessions_open", "Sessions that are open")?,
+            )?,
+            connected_boxes: register(
+                &registry,
+                IntGauge::new("sealpost_relay_boxes_connected", "Boxes that have a tunnel")?,
+            )?,
+            registry,
+        };
+        let build = Gauge::with_opts(
+            Opts::new(
+                "sealpost_relay_build_info",
+                "1, with the version as a label",
+            )
+            .const_label("version", env!("CARGO_PKG_VERSION")),
+        )?;
+        build.set(1.0);
+        register(&metrics.registry, build)?;
+        for outcome in Outcome::ALL {
+            metrics.sessions.with_label_values(&[outcome.label()]);
+        }
+        for outcome in TUNNEL_OUTCOMES {
+            metrics.tunnels.with_label_values(&[outcome]);
+        }
+        Ok(metrics)
+    }
+
+    /// What `/metrics` serves.
+    pub fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
+    /// A session ended.
+    pub fn session_ended(&self, outcome: Outcome) {
+        self.sessions.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// A session carried bytes.
+    pub fn carried(&self, bytes_in: u64, bytes_out: u64) {
+        self.bytes_in.inc_by(bytes_in);
+        self.bytes_out.inc_by(bytes_out);
+    }
+
+    /// A box connected, failed to, or left; one of [`TUNNEL_OUTCOMES`].
+    pub fn tunnel(&self, outcome: &'static str) {
+        self.tunnels.with_label_values(&[outcome]).inc();
+    }
+
+    /// A configuration was refused on reload.
+    pub fn reload_failed(&self) {
+        self.reloads_failed.inc();
+    }
+
+    /// The state of the gauges.
+    pub fn set_gauges(&self, open_sessions: usize, connected_boxes: usize) {
+        self.open_sessions
+            .set(i64::try_from(open_sessions).unwrap_or(i64::MAX));
+        self.connected_boxes
+            .set(i64::try_from(connected_boxes).unwrap_or(i64::MAX));
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> prometheus::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
