@@ -36,10 +36,15 @@ const MAX_READ: usize = 128 * 1024;
 /// longer listened to may go on sending before it is reset.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How long after a TCP reset the far end may take to end by itself. A sender that closes without
+/// reading the answer to its QUIT resets the connection: only the far end's FIN, which is then
+/// already on the way, tells that from a message that was cut.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How one direction of a splice ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// With an end of stream that was passed on.
+    /// With an end of stream, which was passed on unless the receiver had reset the connection.
     Finished,
     /// The TCP connection was reset or refuses bytes.
     TcpReset,
@@ -129,17 +134,16 @@ async fn both_ways(
     let mut broken = pin!(tcp_broke(tcp));
     let mut quiet = pin!(quiet_for(idle, counts));
     let (mut up_end, mut down_end) = (None, None);
-    let mut broken_for: Option<Pin<Box<Sleep>>> = None;
+    let mut grace: Option<Pin<Box<Sleep>>> = None;
     loop {
         tokio::select! {
             biased;
             end = &mut down, if down_end.is_none() => down_end = Some(end),
             end = &mut up, if up_end.is_none() => up_end = Some(end),
-            // What came before the RST may still wait to be read: the upward direction is given
-            // time to carry it, then a window that never opens must not hold the session.
-            () = &mut broken, if broken_for.is_none() => broken_for = Some(Box::pin(sleep(LINGER))),
-            () = async { if let Some(s) = &mut broken_for { s.as_mut().await } },
-                if broken_for.is_some() => {
+            () = &mut broken, if grace.is_none() => {
+                grace = Some(Box::pin(sleep(if up_end.is_none() { LINGER } else { GRACE })));
+            }
+            () = async { if let Some(grace) = &mut grace { grace.await } }, if grace.is_some() => {
                 return (up_end.unwrap_or(End::TcpReset), down_end.unwrap_or(End::TcpReset));
             }
             () = &mut quiet => {
@@ -148,13 +152,11 @@ async fn both_ways(
         }
         match (up_end, down_end) {
             (Some(up), Some(down)) => return (up, down),
-            // A reset or a lost tunnel concerns both directions; a FIN or a STOP_SENDING one.
-            (Some(end @ (End::TcpReset | End::TunnelLost)), None)
-            | (None, Some(end @ (End::PeerReset(_) | End::TunnelLost))) => {
-                return (up_end.unwrap_or(end), down_end.unwrap_or(end));
-            }
-            // The TCP peer has said all it will and takes nothing more.
-            (Some(up), None) if broken_for.is_some() => return (up, End::TcpReset),
+            // A reset by the far end or a lost tunnel concerns both directions.
+            (Some(End::TunnelLost), None) => return (End::TunnelLost, End::TunnelLost),
+            (None, Some(end @ (End::PeerReset(_) | End::TunnelLost))) => return (end, end),
+            (Some(End::TcpReset), None) => grace = Some(Box::pin(sleep(GRACE))),
+            // A FIN or a STOP_SENDING concerns one; the other goes on.
             _ => {}
         }
     }
@@ -217,27 +219,45 @@ async fn tunnel_to_tcp(
                     bytes = bytes.split_off(written);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if tcp.writable().await.is_err() {
-                        return End::TcpReset;
+                    // A TCP peer that does not read must not hide that the far end is gone.
+                    let gone = async {
+                        match recv.received_reset().await {
+                            Ok(Some(code)) => End::PeerReset(code.into()),
+                            Ok(None) => std::future::pending().await,
+                            Err(_) => End::TunnelLost,
+                        }
+                    };
+                    tokio::select! {
+                        ready = tcp.writable() => if ready.is_err() { return End::TcpReset },
+                        end = gone => return end,
                     }
                 }
-                Err(_) => {
-                    let _ = recv.stop(ResetCode::TcpReset.into());
-                    return End::TcpReset;
-                }
+                Err(_) => return rest_of(recv).await,
             }
         }
         bytes = match recv.read_chunk(MAX_READ, true).await {
             Ok(Some(chunk)) => chunk.bytes,
             Ok(None) => {
-                return match SockRef::from(tcp).shutdown(Shutdown::Write) {
-                    Ok(()) => End::Finished,
-                    Err(_) => End::TcpReset,
-                };
+                // Fails when the peer has reset the connection, and then needs no FIN.
+                let _ = SockRef::from(tcp).shutdown(Shutdown::Write);
+                return End::Finished;
             }
             Err(ReadError::Reset(code)) => return End::PeerReset(code.into()),
             Err(_) => return End::TunnelLost,
         };
+    }
+}
+
+/// The TCP peer takes nothing more: drops what the far end still says, to learn whether it came
+/// to its end.
+async fn rest_of(recv: &mut RecvStream) -> End {
+    loop {
+        match recv.read_chunk(MAX_READ, true).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return End::Finished,
+            Err(ReadError::Reset(_)) => return End::TcpReset,
+            Err(_) => return End::TunnelLost,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use sealpost_tunnel::{EhloName, SessionId, StreamHeader};
+use sealpost_tunnel::{EhloName, ResetCode, SessionId, StreamHeader};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -34,8 +34,8 @@ pub enum Verdict {
     Passed(String),
     /// The mail server would relay for strangers.
     Failed(String),
-    /// It could not be found out.
-    Unproven(String),
+    /// It could not be found out; a stream that comes now is refused for this reason.
+    Unproven(String, ResetCode),
 }
 
 impl Verdict {
@@ -44,14 +44,14 @@ impl Verdict {
         match self {
             Self::Passed(_) => "passed",
             Self::Failed(_) => "failed",
-            Self::Unproven(_) => "unproven",
+            Self::Unproven(..) => "unproven",
         }
     }
 
     /// What was seen.
     pub fn detail(&self) -> &str {
         match self {
-            Self::Passed(detail) | Self::Failed(detail) | Self::Unproven(detail) => detail,
+            Self::Passed(detail) | Self::Failed(detail) | Self::Unproven(detail, _) => detail,
         }
     }
 }
@@ -69,7 +69,7 @@ pub async fn self_test(service: &Service) -> Verdict {
     let proxy_header = proxy::encode(service.proxy, &header);
     let tcp = match dialogue::up_to_tls(service, &proxy_header, EHLO).await {
         Ok(tcp) => tcp,
-        Err(error) => return Verdict::Unproven(error.to_string()),
+        Err(error) => return Verdict::Unproven(error.to_string(), error.code()),
     };
     let name = ServerName::try_from("open-relay-test.invalid").expect("a constant name");
     let test = async {
@@ -81,8 +81,11 @@ pub async fn self_test(service: &Service) -> Verdict {
     };
     match timeout(DEADLINE, test).await {
         Ok(Ok(verdict)) => verdict,
-        Ok(Err(detail)) => Verdict::Unproven(detail),
-        Err(_) => Verdict::Unproven("the mail server did not answer in time".into()),
+        Ok(Err(detail)) => Verdict::Unproven(detail, ResetCode::HomeRefused),
+        Err(_) => {
+            let detail = "the mail server did not answer in time".into();
+            Verdict::Unproven(detail, ResetCode::HomeTimeout)
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sealpost_tunnel::ServiceName;
+use sealpost_tunnel::{ResetCode, ServiceName};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -82,28 +82,21 @@ impl Service {
         self.verdict.borrow().clone()
     }
 
-    /// Whether mail may be delivered, waiting a little for a test that may still pass.
-    pub async fn may_deliver(&self) -> bool {
-        let passed = |verdict: &Option<Verdict>| matches!(verdict, Some(Verdict::Passed(_)));
+    /// Whether mail may be delivered now, or why not. A service that has not passed yet is tested
+    /// again first, as its mail server may just have come up.
+    pub async fn may_deliver(&self) -> Result<(), ResetCode> {
         let mut verdicts = self.verdict.subscribe();
-        if passed(&verdicts.borrow_and_update()) {
-            return true;
+        if matches!(*verdicts.borrow_and_update(), Some(Verdict::Passed(_))) {
+            return Ok(());
         }
         self.wanted.notify_one();
-        timeout(PATIENCE, async {
-            loop {
-                if verdicts.changed().await.is_err() {
-                    return false;
-                }
-                match &*verdicts.borrow_and_update() {
-                    Some(Verdict::Passed(_)) => return true,
-                    Some(Verdict::Failed(_)) => return false,
-                    Some(Verdict::Unproven(_)) | None => {}
-                }
-            }
-        })
-        .await
-        .unwrap_or(false)
+        // The sender of the verdicts lives in `self`, so a change comes or the time is over.
+        let _ = timeout(PATIENCE, verdicts.changed()).await;
+        match &*verdicts.borrow() {
+            Some(Verdict::Passed(_)) => Ok(()),
+            Some(Verdict::Unproven(_, code)) => Err(*code),
+            Some(Verdict::Failed(_)) | None => Err(ResetCode::ServiceWithheld),
+        }
     }
 
     async fn test_until_passed(&self) {

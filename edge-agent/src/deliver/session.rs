@@ -107,9 +107,7 @@ async fn connect(
         .by_name(&header.service)
         .ok_or(ResetCode::ServiceUnknown)?;
     let leading = async {
-        if !service.may_deliver().await {
-            return Err(ResetCode::ServiceWithheld);
-        }
+        service.may_deliver().await?;
         info!(
             session = %header.session,
             service = %header.service,
@@ -142,14 +140,14 @@ fn ehlo_name(header: &StreamHeader) -> String {
     }
 }
 
+/// As at the relay: a reset counts only while neither side had ended with a FIN.
 fn outcome_of(spliced: &Spliced) -> &'static str {
     match (spliced.to_tunnel, spliced.to_tcp) {
-        // The mail server has said all; what the sender says after it need not be taken.
-        (End::Finished, End::Finished | End::TcpReset) => "carried",
         (End::Idle, _) | (_, End::Idle) => "idle",
         (End::TunnelLost, _) | (_, End::TunnelLost) => "tunnel-lost",
+        (End::Finished, _) | (_, End::Finished) => "carried",
         (End::TcpReset, _) => "home-reset",
-        (End::PeerReset(_), _) | (_, End::PeerReset(_)) => "relay-reset",
+        (End::PeerReset(_), _) => "relay-reset",
     }
 }
 

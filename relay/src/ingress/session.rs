@@ -367,15 +367,16 @@ impl Drop for ClosingLine {
     }
 }
 
+/// Who ends a session first with a FIN has said all, and many no longer take what the other says
+/// then: Postfix as a sender does not wait for the answer to QUIT, and mail servers close before
+/// the sender's close_notify. So a reset counts only while neither side had ended.
 fn outcome_of(spliced: &Spliced) -> Outcome {
     match (spliced.to_tunnel, spliced.to_tcp) {
-        // The home side's answer arrived whole; what the sender says after it (its close_notify)
-        // many mail servers no longer take.
-        (End::Finished | End::PeerReset(_), End::Finished) => Outcome::Carried,
         (End::Idle, _) | (_, End::Idle) => Outcome::Idle,
         (End::TunnelLost, _) | (_, End::TunnelLost) => Outcome::TunnelLost,
-        (End::TcpReset, _) | (_, End::TcpReset) => Outcome::SenderReset,
-        (End::PeerReset(_), _) | (_, End::PeerReset(_)) => Outcome::HomeReset,
+        (End::Finished, _) | (_, End::Finished) => Outcome::Carried,
+        (End::TcpReset, _) => Outcome::SenderReset,
+        (End::PeerReset(_), _) => Outcome::HomeReset,
     }
 }
 
