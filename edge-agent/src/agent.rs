@@ -95,6 +95,16 @@ impl Agent {
         Ok(health.merge(routes))
     }
 
+    /// The bound HTTP address for the owner.
+    pub fn admin_addr(&self) -> std::io::Result<SocketAddr> {
+        self.health.local_addr()
+    }
+
+    /// The key that relays must know.
+    pub fn key(&self) -> PublicKey {
+        self.shared.key
+    }
+
     /// Serves until told to stop by a signal, then drains. `config_path` is read on SIGHUP.
     pub async fn run(self, mut signals: Signals, config_path: &Path) -> anyhow::Result<()> {
         let Self {

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use sealpost_daemon::health::Health;
 use sealpost_daemon::signals::{Request, Signals, systemd};
 use sealpost_tunnel::restart_keys::RestartKeys;
-use sealpost_tunnel::{Identity, ResetCode};
+use sealpost_tunnel::{Identity, PublicKey, ResetCode};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +27,7 @@ const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A relay that is bound and not yet running.
 pub struct Relay {
+    key: PublicKey,
     fixed: Fixed,
     ingress: Arc<Ingress>,
     agents: Arc<Agents>,
@@ -89,8 +90,9 @@ impl Relay {
         }
         let health = Self::health(fixed.admin, &ingress).await?;
         info!(service = "admin", address = %health.local_addr()?, "listening");
-        let stop = CancellationToken::new();
+        let (key, stop) = (identity.public(), CancellationToken::new());
         Ok(Self {
+            key,
             fixed,
             ingress,
             agents,
@@ -120,6 +122,29 @@ impl Relay {
                 .set_gauges(ingress.open_sessions(), ingress.boxes.connected());
         };
         Health::bind(address, registry, refresh, ready).await
+    }
+
+    /// The bound TCP addresses for senders.
+    pub fn smtp_addrs(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.listeners.iter().map(Listener::local_addr).collect()
+    }
+
+    /// The bound UDP addresses for boxes.
+    pub fn tunnel_addrs(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.agent_listeners
+            .iter()
+            .map(AgentListener::local_addr)
+            .collect()
+    }
+
+    /// The bound HTTP address for the operator.
+    pub fn admin_addr(&self) -> std::io::Result<SocketAddr> {
+        self.health.local_addr()
+    }
+
+    /// The key that boxes pin.
+    pub fn key(&self) -> PublicKey {
+        self.key
     }
 
     /// Serves until told to stop by a signal, then drains. `config_path` is read on SIGHUP.

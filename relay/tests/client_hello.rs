@@ -1,7 +1,10 @@
 //! ClientHellos of real TLS libraries, whole, in every prefix, in every split and in several
 //! records: what the relay reads in them never depends on how they arrive.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
 
 use sealpost_relay::ingress::client_hello::{Hello, HelloError, HelloReader, MAX_HELLO};
 use sealpost_relay::route::Sni;

@@ -1,0 +1,406 @@
+//! A real relay on loopback, met by boxes that break the protocol and by senders that are too
+//! many: each gets its answer and its counter.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use quinn::Connection;
+use sealpost_daemon::config::Source;
+use sealpost_daemon::signals::Signals;
+use sealpost_relay::config::Config;
+use sealpost_relay::relay::Relay;
+use sealpost_tunnel::control::{Hello, Message};
+use sealpost_tunnel::greeting::Control;
+use sealpost_tunnel::{Identity, PublicKey, ResetCode, StreamHeader, quic};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const HELLO: &[u8] = include_bytes!("../../tests/hellos/openssl-3-sni.bin");
+
+/// A running relay that knows one box, `home`.
+struct Fixture {
+    key: PublicKey,
+    home: Identity,
+    smtp: SocketAddr,
+    tunnel: SocketAddr,
+    admin: SocketAddr,
+    _state: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn new(limits: &str, addresses: &str) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let home = Identity::ephemeral();
+        let text = format!(
+            "hostname = \"relay.example\"\nstate = {:?}\nsmtp.listen = [\"127.0.0.1:0\"]\n\
+             tunnel.listen = [\"127.0.0.1:0\"]\nadmin.listen = \"127.0.0.1:0\"\n\
+             limits = {{ {limits} }}\n[[box]]\nname = \"home\"\nkey = \"{}\"\n\
+             mx = [\"mx.home.example\"]\naddresses = [{addresses}]\n",
+            state.path(),
+            home.public(),
+        );
+        let config = Config::from_source(&Source::from_text("relay.toml", &text));
+        let relay = Relay::bind(config.unwrap()).await.unwrap();
+        let fixture = Self {
+            key: relay.key(),
+            home,
+            smtp: relay.smtp_addrs().unwrap()[0],
+            tunnel: relay.tunnel_addrs().unwrap()[0],
+            admin: relay.admin_addr().unwrap(),
+            _state: state,
+        };
+        tokio::spawn(async {
+            relay
+                .run(Signals::listen().unwrap(), Path::new("/nonexistent"))
+                .await
+        });
+        fixture
+    }
+
+    async fn dial(&self, identity: &Identity) -> Result<Connection, quinn::ConnectionError> {
+        let endpoint = quic::agent_endpoint("127.0.0.1:0".parse().unwrap()).unwrap();
+        quic::dial(&endpoint, self.tunnel, identity, self.key)
+            .unwrap()
+            .await
+    }
+
+    /// A box that said hello and is known to be connected.
+    async fn connected(&self) -> (Connection, Control) {
+        let before = self
+            .counter("sealpost_relay_tunnels_total", "connected")
+            .await;
+        let connection = self.dial(&self.home).await.unwrap();
+        let control = Control::open(&connection, &Hello::ours("test"))
+            .await
+            .unwrap();
+        self.expect("sealpost_relay_tunnels_total", "connected", before + 1)
+            .await;
+        (connection, control)
+    }
+
+    async fn counter(&self, name: &str, outcome: &str) -> u64 {
+        let mut http = TcpStream::connect(self.admin).await.unwrap();
+        http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")
+            .await
+            .unwrap();
+        let mut text = String::new();
+        http.read_to_string(&mut text).await.unwrap();
+        let start = format!("{name}{{outcome=\"{outcome}\"}} ");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(start.as_str()));
+        line.expect("every outcome is counted from the start")
+            .parse()
+            .unwrap()
+    }
+
+    async fn expect(&self, name: &str, outcome: &str, wanted: u64) {
+        let reached = async {
+            while self.counter(name, outcome).await != wanted {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, reached)
+            .await
+            .unwrap_or_else(|_| panic!("{outcome} is not {wanted}"));
+    }
+
+    async fn expect_session(&self, outcome: &str) {
+        self.expect("sealpost_relay_sessions_total", outcome, 1)
+            .await;
+    }
+
+    /// A sender that has sent its ClientHello.
+    async fn sender(&self) -> TcpStream {
+        let mut tcp = TcpStream::connect(self.smtp).await.unwrap();
+        line(&mut tcp, "220 ").await;
+        tcp.write_all(b"EHLO mail.sender.example\r\n")
+            .await
+            .unwrap();
+        line(&mut tcp, "250 STARTTLS").await;
+        tcp.write_all(b"STARTTLS\r\n").await.unwrap();
+        line(&mut tcp, "220 ").await;
+        tcp.write_all(HELLO).await.unwrap();
+        tcp
+    }
+}
+
+/// Reads lines up to one that begins with `start`.
+async fn line(tcp: &mut TcpStream, start: &str) {
+    let mut text = Vec::new();
+    while !text
+        .split(|&b| b == b'\n')
+        .any(|line| line.starts_with(start.as_bytes()))
+        || !text.ends_with(b"\n")
+    {
+        assert!(
+            timeout(PATIENCE, tcp.read_buf(&mut text))
+                .await
+                .unwrap()
+                .unwrap()
+                > 0,
+            "{text:?}"
+        );
+    }
+}
+
+async fn rest(tcp: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    timeout(PATIENCE, tcp.read_to_end(&mut all))
+        .await
+        .unwrap()
+        .unwrap();
+    all
+}
+
+fn closed_for(reason: quinn::ConnectionError) -> ResetCode {
+    match reason {
+        quinn::ConnectionError::ApplicationClosed(close) => close.error_code.into(),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_box_of_an_unknown_version_is_told_so() {
+    let relay = Fixture::new("", "").await;
+    let connection = relay.dial(&relay.home).await.unwrap();
+    let (mut send, _recv) = connection.open_bi().await.unwrap();
+    let future = Hello {
+        min_version: 200,
+        max_version: 201,
+        ..Hello::ours("from the future")
+    };
+    send.write_all(&Message::Hello(future).encode())
+        .await
+        .unwrap();
+    let reason = timeout(PATIENCE, connection.closed()).await.unwrap();
+    assert!(
+        reason.to_string().contains("update the older one"),
+        "{reason}"
+    );
+    assert_eq!(closed_for(reason), ResetCode::Version);
+    relay
+        .expect("sealpost_relay_tunnels_total", "version", 1)
+        .await;
+}
+
+#[tokio::test]
+async fn a_box_that_greets_with_nonsense_is_cut() {
+    let relay = Fixture::new("", "").await;
+    for noise in [&[1, 255, 255][..], &[2, 0, 0], &[1, 0, 1, 1]] {
+        let connection = relay.dial(&relay.home).await.unwrap();
+        let (mut send, _recv) = connection.open_bi().await.unwrap();
+        send.write_all(noise).await.unwrap();
+        let reason = timeout(PATIENCE, connection.closed()).await.unwrap();
+        assert_eq!(closed_for(reason), ResetCode::Protocol);
+    }
+    relay
+        .expect("sealpost_relay_tunnels_total", "greeting-failed", 3)
+        .await;
+}
+
+#[tokio::test]
+async fn a_box_with_a_wrong_key_is_not_admitted() {
+    let relay = Fixture::new("", "").await;
+    let reason = match relay.dial(&Identity::ephemeral()).await {
+        Ok(connection) => timeout(PATIENCE, connection.closed()).await.unwrap(),
+        Err(reason) => reason,
+    };
+    assert!(
+        matches!(reason, quinn::ConnectionError::ConnectionClosed(_)),
+        "{reason}"
+    );
+    relay
+        .expect("sealpost_relay_tunnels_total", "handshake-failed", 1)
+        .await;
+}
+
+#[tokio::test]
+async fn a_hoard_of_tunnels_of_one_box_is_bounded() {
+    let relay = Fixture::new("", "").await;
+    let mut tunnels = Vec::new();
+    for _ in 0..5 {
+        tunnels.push(relay.connected().await);
+    }
+    let oldest = timeout(PATIENCE, tunnels[0].0.closed()).await.unwrap();
+    assert_eq!(closed_for(oldest), ResetCode::Replaced);
+    assert!(
+        tunnels[1..]
+            .iter()
+            .all(|(tunnel, _)| tunnel.close_reason().is_none())
+    );
+}
+
+#[tokio::test]
+async fn the_header_tells_the_box_who_is_there_and_the_hello_follows() {
+    let relay = Fixture::new("", "").await;
+    let (home, _control) = relay.connected().await;
+    let mut sender = relay.sender().await;
+    let (mut send, mut recv) = timeout(PATIENCE, home.accept_bi()).await.unwrap().unwrap();
+    let mut wire = Vec::new();
+    let (header, taken) = loop {
+        if let Some(found) = StreamHeader::decode(&wire).unwrap() {
+            if wire.len() >= found.1 + HELLO.len() {
+                break found;
+            }
+        }
+        wire.extend_from_slice(&recv.read_chunk(9000, true).await.unwrap().unwrap().bytes);
+    };
+    assert_eq!(&wire[taken..], HELLO);
+    assert_eq!(header.client, sender.local_addr().unwrap());
+    assert_eq!(header.local, relay.smtp);
+    assert_eq!(header.sni.unwrap().as_str(), "mx.home.example");
+    assert_eq!(header.ehlo.as_str(), "mail.sender.example");
+    send.write_all(b"server hello").await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(rest(&mut sender).await, b"server hello");
+    drop(sender);
+    relay.expect_session("carried").await;
+}
+
+#[tokio::test]
+async fn a_hello_is_offered_again_when_the_tunnel_is_lost_before_an_answer() {
+    let relay = Fixture::new("", "").await;
+    let (first, _control) = relay.connected().await;
+    let mut sender = relay.sender().await;
+    let (_send, _recv) = timeout(PATIENCE, first.accept_bi()).await.unwrap().unwrap();
+    first.close(0u32.into(), b"power cut");
+    let (second, _control) = relay.connected().await;
+    let (mut send, mut recv) = timeout(PATIENCE, second.accept_bi())
+        .await
+        .unwrap()
+        .unwrap();
+    let chunk = recv.read_chunk(9000, true).await.unwrap().unwrap().bytes;
+    assert!(chunk.ends_with(HELLO));
+    send.write_all(b"server hello").await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(rest(&mut sender).await, b"server hello");
+}
+
+#[tokio::test]
+async fn a_hello_is_offered_again_when_the_box_dials_anew() {
+    // The box lost its network: the old tunnel looks alive, and nothing comes through it.
+    let relay = Fixture::new("", "").await;
+    let (silent, _control) = relay.connected().await;
+    let mut sender = relay.sender().await;
+    let (_send, mut old) = timeout(PATIENCE, silent.accept_bi())
+        .await
+        .unwrap()
+        .unwrap();
+    let (second, _control) = relay.connected().await;
+    let (mut send, _recv) = timeout(PATIENCE, second.accept_bi())
+        .await
+        .unwrap()
+        .unwrap();
+    send.write_all(b"server hello").await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(rest(&mut sender).await, b"server hello");
+    let old = timeout(PATIENCE, old.read_to_end(9000)).await.unwrap();
+    assert!(old.is_err(), "the first offer must not look complete");
+}
+
+#[tokio::test]
+async fn a_silent_home_is_given_up_with_an_alert() {
+    let relay = Fixture::new("home = \"200ms\"", "").await;
+    let (home, _control) = relay.connected().await;
+    let mut sender = relay.sender().await;
+    let (_send, mut recv) = timeout(PATIENCE, home.accept_bi()).await.unwrap().unwrap();
+    assert_eq!(rest(&mut sender).await, [21, 3, 3, 0, 2, 2, 80]);
+    drop(sender);
+    relay.expect_session("home-timeout").await;
+    let ended = timeout(PATIENCE, recv.read_to_end(9000))
+        .await
+        .unwrap()
+        .unwrap_err();
+    let reason = quinn::ReadError::Reset(ResetCode::HomeTimeout.into());
+    assert_eq!(ended, quinn::ReadToEndError::Read(reason));
+}
+
+#[tokio::test]
+async fn refusals_of_the_agent_are_named() {
+    let relay = Fixture::new("", "").await;
+    let (home, _control) = relay.connected().await;
+    for (code, outcome) in [
+        (ResetCode::HomeInjection, "home-injection"),
+        (ResetCode::HomeNoStarttls, "home-no-starttls"),
+        (ResetCode::ServiceUnknown, "service-unknown"),
+        (ResetCode::Other(4711), "agent-refused"),
+    ] {
+        let mut sender = relay.sender().await;
+        let (mut send, mut recv) = timeout(PATIENCE, home.accept_bi()).await.unwrap().unwrap();
+        send.reset(code.into()).unwrap();
+        recv.stop(code.into()).unwrap();
+        assert_eq!(rest(&mut sender).await, [21, 3, 3, 0, 2, 2, 80]);
+        drop(sender);
+        relay.expect_session(outcome).await;
+    }
+}
+
+#[tokio::test]
+async fn too_many_senders_are_told_to_come_later_and_places_come_back() {
+    let relay = Fixture::new("sessions_per_prefix = 2", "").await;
+    let first = TcpStream::connect(relay.smtp).await.unwrap();
+    let mut second = TcpStream::connect(relay.smtp).await.unwrap();
+    line(&mut second, "220 ").await;
+    let mut third = TcpStream::connect(relay.smtp).await.unwrap();
+    assert_eq!(
+        rest(&mut third).await,
+        b"421 4.3.2 Too busy, try again later\r\n"
+    );
+    relay.expect_session("busy-prefix").await;
+    drop(first);
+    relay.expect_session("disconnected").await;
+    let mut fourth = TcpStream::connect(relay.smtp).await.unwrap();
+    line(&mut fourth, "220 ").await;
+}
+
+#[tokio::test]
+async fn a_full_relay_says_421_at_once() {
+    let relay = Fixture::new("sessions = 1", "").await;
+    let mut first = TcpStream::connect(relay.smtp).await.unwrap();
+    line(&mut first, "220 ").await;
+    let mut second = TcpStream::connect(relay.smtp).await.unwrap();
+    assert!(rest(&mut second).await.starts_with(b"421 4.3.2 "));
+    relay.expect_session("busy").await;
+}
+
+#[tokio::test]
+async fn a_full_box_is_refused_by_banner_where_the_address_names_it() {
+    let relay = Fixture::new("sessions_per_box = 1", "\"127.0.0.1\"").await;
+    let (_home, _control) = relay.connected().await;
+    let _first = relay.sender().await;
+    // The first holds its place once it was routed.
+    let refused = async {
+        loop {
+            let mut next = TcpStream::connect(relay.smtp).await.unwrap();
+            let mut start = [0; 4];
+            next.read_exact(&mut start).await.unwrap();
+            if &start == b"421 " {
+                return;
+            }
+            drop(next);
+        }
+    };
+    timeout(PATIENCE, refused).await.unwrap();
+    relay.expect_session("busy-box").await;
+}
+
+#[tokio::test]
+async fn a_full_box_is_refused_by_alert_where_only_sni_names_it() {
+    let relay = Fixture::new("sessions_per_box = 1", "").await;
+    let (home, _control) = relay.connected().await;
+    let _first = relay.sender().await;
+    let _offered = timeout(PATIENCE, home.accept_bi()).await.unwrap().unwrap();
+    let mut second = relay.sender().await;
+    assert_eq!(rest(&mut second).await, [21, 3, 3, 0, 2, 2, 80]);
+    drop(second);
+    relay.expect_session("busy-box").await;
+}
