@@ -11,7 +11,7 @@ use sealpost_tunnel::greeting::{Control, GreetingError};
 use sealpost_tunnel::quic::{self, RETRY_ABOVE};
 use sealpost_tunnel::restart_keys::RestartKeys;
 use sealpost_tunnel::{Identity, PublicKey, ResetCode};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
@@ -22,6 +22,8 @@ use crate::registry::Registry;
 
 /// From the first packet of a box to its hello; TLS and one round trip.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For the answer to a probe, with time for two lost packets.
+const PROBE: Duration = Duration::from_secs(3);
 const SOFTWARE: &str = concat!("sealpost-relay ", env!("CARGO_PKG_VERSION"));
 
 /// What all connections of boxes share.
@@ -141,27 +143,48 @@ async fn stay(agents: &Agents, connection: Connection, mut control: Control, key
     let (name, software) = (record.name.as_str(), control.peer.software.clone());
     info!(r#box = name, address = %connection.remote_address(), software, "box connected");
 
-    let reason = tokio::select! {
-        reason = connection.closed() => Some(reason),
-        left = control.peer_leaves() => {
-            agents.boxes.disconnect(key, id);
-            if let Err(error @ (GreetingError::Order | GreetingError::Control(_))) = left {
-                debug!(r#box = name, %error, "a box broke the order of its control stream");
-                connection.close(ResetCode::Protocol.into(), error.to_string().as_bytes());
+    let place = agents.boxes.place(key);
+    // The newest tunnel that this one has been compared with.
+    let mut newest = id;
+    let (mut peer_leaves, mut told) = (false, false);
+    let reason = loop {
+        tokio::select! {
+            reason = connection.closed() => break reason,
+            left = control.peer_leaves(), if !peer_leaves => {
+                // A box that leaves closes when its streams have ended.
+                peer_leaves = true;
+                agents.boxes.disconnect(key, id);
+                if let Err(error @ (GreetingError::Order | GreetingError::Control(_))) = left {
+                    debug!(r#box = name, %error, "a box broke the order of its control stream");
+                    connection.close(ResetCode::Protocol.into(), error.to_string().as_bytes());
+                }
             }
-            None
-        }
-        () = agents.draining.cancelled() => {
-            let _ = control.say_leaving().await;
-            None
+            () = agents.draining.cancelled(), if !told => {
+                told = true;
+                let _ = control.say_leaving().await;
+            }
+            // A box dials anew when it lost its tunnel, or was killed and started again: what it
+            // left here would keep senders waiting until the idle timeout.
+            newer = place.tunnel_after(newest), if !peer_leaves => {
+                newest = newer.id;
+                if !answers(&connection, &mut control).await {
+                    connection.close(ResetCode::Replaced.into(), b"the box has a newer tunnel");
+                }
+            }
         }
     };
-    // A box that leaves, or that was told of our leaving, closes when its streams have ended.
-    let reason = match reason {
-        Some(reason) => reason,
-        None => connection.closed().await,
-    };
+    drop(place);
     agents.boxes.disconnect(key, id);
     agents.metrics.tunnel("ended");
     info!(r#box = name, %reason, "box gone");
+}
+
+/// Whether the box is still at the other end of an old tunnel.
+async fn answers(connection: &Connection, control: &mut Control) -> bool {
+    let before = connection.stats().udp_rx.datagrams;
+    if control.probe().await.is_err() {
+        return false;
+    }
+    sleep(PROBE).await;
+    connection.stats().udp_rx.datagrams != before
 }

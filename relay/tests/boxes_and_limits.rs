@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::Connection;
@@ -240,6 +241,42 @@ async fn a_hoard_of_tunnels_of_one_box_is_bounded() {
 }
 
 #[tokio::test]
+async fn a_box_that_answers_keeps_its_older_tunnel() {
+    let relay = Fixture::new("", "").await;
+    let (old, _control) = relay.connected().await;
+    let (_second, _second_control) = relay.connected().await;
+    let closed = timeout(Duration::from_secs(5), old.closed()).await;
+    assert!(closed.is_err(), "{closed:?}");
+}
+
+#[tokio::test]
+async fn senders_of_a_box_that_was_killed_do_not_wait_for_the_idle_timeout() {
+    let relay = Arc::new(Fixture::new("", "").await);
+    // A runtime of its own stands for the process of the box.
+    let process = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let connecting = relay.clone();
+    let (old, _control) = process
+        .spawn(async move { connecting.connected().await })
+        .await
+        .unwrap();
+    let mut sender = relay.sender().await;
+    let (mut send, _recv) = timeout(PATIENCE, old.accept_bi()).await.unwrap().unwrap();
+    send.write_all(b"server hello").await.unwrap();
+    sender.read_exact(&mut [0; 12]).await.unwrap();
+    process.shutdown_background();
+    let (_anew, _anew_control) = relay.connected().await;
+    let error = timeout(PATIENCE, sender.read(&mut [0]))
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    relay.expect_session("tunnel-lost").await;
+}
+
+#[tokio::test]
 async fn the_header_tells_the_box_who_is_there_and_the_hello_follows() {
     let relay = Fixture::new("", "").await;
     let (home, _control) = relay.connected().await;
@@ -247,10 +284,9 @@ async fn the_header_tells_the_box_who_is_there_and_the_hello_follows() {
     let (mut send, mut recv) = timeout(PATIENCE, home.accept_bi()).await.unwrap().unwrap();
     let mut wire = Vec::new();
     let (header, taken) = loop {
-        if let Some(found) = StreamHeader::decode(&wire).unwrap() {
-            if wire.len() >= found.1 + HELLO.len() {
-                break found;
-            }
+        match StreamHeader::decode(&wire).unwrap() {
+            Some(found) if wire.len() >= found.1 + HELLO.len() => break found,
+            _ => {}
         }
         wire.extend_from_slice(&recv.read_chunk(9000, true).await.unwrap().unwrap().bytes);
     };

@@ -23,6 +23,7 @@ const MAX_SOFTWARE: usize = 64;
 
 const HELLO: u8 = 1;
 const LEAVING: u8 = 2;
+const PROBE: u8 = 3;
 
 /// What each end says first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub enum Message {
     Hello(Hello),
     /// The end will go: streams that are open are finished, no new ones are wanted.
     Leaving,
+    /// Says nothing; whoever is there acknowledges the packet that carries it.
+    Probe,
     /// Of a type that this program does not know; to be skipped.
     Unknown(u8),
 }
@@ -90,6 +93,7 @@ impl Message {
                 (HELLO, payload)
             }
             Self::Leaving => (LEAVING, Vec::new()),
+            Self::Probe => (PROBE, Vec::new()),
             Self::Unknown(kind) => (*kind, Vec::new()),
         };
         let length = u16::try_from(payload.len())
@@ -115,6 +119,7 @@ impl Message {
         let message = match kind {
             HELLO => Self::Hello(decode_hello(payload).ok_or(ControlError::Short(HELLO))?),
             LEAVING => Self::Leaving,
+            PROBE => Self::Probe,
             other => Self::Unknown(other),
         };
         Ok(Some((message, end)))

@@ -1,12 +1,14 @@
 //! The control stream at work: each end says [`Hello`], then little else.
 
-use quinn::{Connection, ReadExactError, RecvStream, SendStream};
+use quinn::{Connection, ReadError, RecvStream, SendStream};
 
-use crate::control::{ControlError, Hello, MAX_PAYLOAD, Message};
+use crate::control::{ControlError, Hello, Message};
 
-/// Messages of unknown types that are skipped on one connection before the peer is told off.
-const MAX_UNKNOWN: u32 = 64;
-const FIXED: usize = 3;
+/// Messages that say nothing to us which are skipped on one connection before the peer is told
+/// off: probes and what a newer peer may say.
+const MAX_SKIPPED: u32 = 1024;
+/// Most that is read at once; a message has at most 1,027 octets.
+const MAX_READ: usize = 2048;
 
 /// Why the control stream ended or never began.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +44,8 @@ pub enum GreetingError {
 /// A control stream after both ends said hello.
 pub struct Control {
     send: SendStream,
-    recv: RecvStream,
-    unknown: u32,
+    reader: Reader,
+    skipped: u32,
     /// What the peer said.
     pub peer: Hello,
     /// The version that both use.
@@ -65,11 +67,15 @@ impl Control {
 
     async fn greet(
         mut send: SendStream,
-        mut recv: RecvStream,
+        recv: RecvStream,
         ours: &Hello,
     ) -> Result<Self, GreetingError> {
         write(&mut send, &Message::Hello(ours.clone())).await?;
-        let Message::Hello(peer) = read(&mut recv).await?.ok_or(GreetingError::Order)? else {
+        let mut reader = Reader {
+            recv,
+            buffer: Vec::new(),
+        };
+        let Message::Hello(peer) = reader.next().await? else {
             return Err(GreetingError::Order);
         };
         let version = ours.common_version(&peer).ok_or(GreetingError::Version {
@@ -80,8 +86,8 @@ impl Control {
         })?;
         Ok(Self {
             send,
-            recv,
-            unknown: 0,
+            reader,
+            skipped: 0,
             peer,
             version,
         })
@@ -92,13 +98,19 @@ impl Control {
         write(&mut self.send, &Message::Leaving).await
     }
 
-    /// Waits until the peer says that it will leave. Not to be called again when a wait was
-    /// cancelled in the middle of a message, as bytes of it may be lost.
+    /// Sends what a peer that is there acknowledges.
+    pub async fn probe(&mut self) -> Result<(), GreetingError> {
+        write(&mut self.send, &Message::Probe).await
+    }
+
+    /// Waits until the peer says that it will leave. Cancelling the wait loses nothing.
     pub async fn peer_leaves(&mut self) -> Result<(), GreetingError> {
         loop {
-            match read(&mut self.recv).await? {
-                Some(Message::Leaving) => return Ok(()),
-                Some(Message::Unknown(_)) if self.unknown < MAX_UNKNOWN => self.unknown += 1,
+            match self.reader.next().await? {
+                Message::Leaving => return Ok(()),
+                Message::Probe | Message::Unknown(_) if self.skipped < MAX_SKIPPED => {
+                    self.skipped += 1;
+                }
                 _ => return Err(GreetingError::Order),
             }
         }
@@ -114,28 +126,27 @@ async fn write(send: &mut SendStream, message: &Message) -> Result<(), GreetingE
         })
 }
 
-/// The next message, or `None` when the peer ended the stream.
-async fn read(recv: &mut RecvStream) -> Result<Option<Message>, GreetingError> {
-    let mut buffer = vec![0; FIXED];
-    match recv.read_exact(&mut buffer).await {
-        Ok(()) => {}
-        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
-        Err(e) => return Err(stream_error(e)),
-    }
-    let length = usize::from(u16::from_be_bytes([buffer[1], buffer[2]]));
-    if length > MAX_PAYLOAD {
-        return Err(ControlError::TooLong(length).into());
-    }
-    buffer.resize(FIXED + length, 0);
-    recv.read_exact(&mut buffer[FIXED..])
-        .await
-        .map_err(stream_error)?;
-    Ok(Message::decode(&buffer)?.map(|(message, _)| message))
+/// Puts messages together; what has come of the next one is kept here, not in a future.
+struct Reader {
+    recv: RecvStream,
+    buffer: Vec<u8>,
 }
 
-fn stream_error(e: ReadExactError) -> GreetingError {
-    match e {
-        ReadExactError::ReadError(quinn::ReadError::ConnectionLost(e)) => e.into(),
-        e => GreetingError::Stream(e.to_string()),
+impl Reader {
+    async fn next(&mut self) -> Result<Message, GreetingError> {
+        loop {
+            if let Some((message, taken)) = Message::decode(&self.buffer)? {
+                self.buffer.drain(..taken);
+                // Between messages, which is nearly always, an idle tunnel owns no buffer.
+                self.buffer.shrink_to_fit();
+                return Ok(message);
+            }
+            match self.recv.read_chunk(MAX_READ, true).await {
+                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.bytes),
+                Ok(None) => return Err(GreetingError::Order),
+                Err(ReadError::ConnectionLost(e)) => return Err(e.into()),
+                Err(e) => return Err(GreetingError::Stream(e.to_string())),
+            }
+        }
     }
 }

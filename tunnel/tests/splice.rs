@@ -5,7 +5,10 @@
 //! near (TCP) <-> splice <-> QUIC <-> splice <-> far (TCP)
 //! ```
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
 
 use std::io::ErrorKind;
 use std::time::Duration;
