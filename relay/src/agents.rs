@@ -10,6 +10,7 @@ use sealpost_tunnel::control::Hello;
 use sealpost_tunnel::greeting::{Control, GreetingError};
 use sealpost_tunnel::quic::{self, RETRY_ABOVE};
 use sealpost_tunnel::restart_keys::RestartKeys;
+use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{Identity, PublicKey, ResetCode};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -162,6 +163,11 @@ async fn stay(agents: &Agents, connection: Connection, mut control: Control, key
             () = agents.draining.cancelled(), if !told => {
                 told = true;
                 let _ = control.say_leaving().await;
+            }
+            // Agents open no other streams in this version. What they would send on one must not
+            // fill the window of the connection.
+            Ok((send, recv)) = connection.accept_bi() => {
+                TunnelStream::new(send, recv).abort(ResetCode::ServiceUnknown);
             }
             // A box dials anew when it lost its tunnel, or was killed and started again: what it
             // left here would keep senders waiting until the idle timeout.

@@ -209,6 +209,25 @@ async fn a_box_that_greets_with_nonsense_is_cut() {
 }
 
 #[tokio::test]
+async fn streams_that_a_box_opens_are_refused_and_cost_nothing() {
+    let relay = Fixture::new("", "").await;
+    let (home, _control) = relay.connected().await;
+    for _ in 0..100 {
+        let (mut send, mut recv) = timeout(PATIENCE, home.open_bi())
+            .await
+            .expect("places come back")
+            .unwrap();
+        let _ = send.write_all(&[0; 100]).await;
+        let ended = timeout(PATIENCE, recv.read_to_end(10))
+            .await
+            .unwrap()
+            .unwrap_err();
+        let reason = quinn::ReadError::Reset(ResetCode::ServiceUnknown.into());
+        assert_eq!(ended, quinn::ReadToEndError::Read(reason));
+    }
+}
+
+#[tokio::test]
 async fn a_box_with_a_wrong_key_is_not_admitted() {
     let relay = Fixture::new("", "").await;
     let reason = match relay.dial(&Identity::ephemeral()).await {

@@ -283,6 +283,10 @@ async fn settle(tcp: &TcpStream, stream: &mut TunnelStream, to_tunnel: End, to_t
         End::PeerReset(code) => code,
         End::TcpReset | End::TunnelLost | End::Finished => ResetCode::TcpReset,
     };
+    if (to_tunnel, to_tcp) == (End::TcpReset, End::Finished) {
+        // The TCP peer's last words may still be under way, and RESET_STREAM would discard them.
+        sleep(GRACE).await;
+    }
     if to_tunnel != End::Finished {
         stream.send.reset(reason(to_tunnel));
     }
