@@ -49,7 +49,7 @@ impl Fixture {
         let state = tempfile::tempdir().unwrap();
         let text = format!(
             "state = {:?}\nadmin.listen = \"127.0.0.1:0\"\n\
-             [[relay]]\nname = \"r1\"\naddresses = [\"{}\"]\nkey = \"{}\"\n\
+             [[relay]]\nname = \"r1\"\naddresses = [\"[::1]:9\", \"{}\"]\nkey = \"{}\"\n\
              [[service]]\nname = \"smtp\"\naddress = \"{address}\"\nproxy = \"{proxy}\"\n",
             state.path(),
             endpoint.local_addr().unwrap(),

@@ -16,6 +16,9 @@ macro_rules! reset_codes {
         }
 
         impl ResetCode {
+            /// Every reason that this program knows.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
             /// The code on the wire.
             pub fn number(self) -> u32 {
                 match self {

@@ -1,0 +1,101 @@
+//! The program as an operator types it.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn run(arguments: &[&str], config: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sealpost-relay"))
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap()
+}
+
+fn config(dir: &Path, more: &str) -> std::path::PathBuf {
+    let path = dir.join("relay.toml");
+    let text = format!(
+        "hostname = \"relay.example.net\"\nstate = {:?}\nsmtp.listen = [\"127.0.0.1:0\"]\n\
+         tunnel.listen = [\"127.0.0.1:0\"]\n{more}",
+        dir.join("state")
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_good_configuration_is_checked_with_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["check-config"], &config(dir.path(), ""));
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        !dir.path().join("state").exists(),
+        "checking changes nothing"
+    );
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_78_and_the_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = config(dir.path(), "[limits]\nprak = \"5s\"\n");
+    for command in ["check-config", "run", "key"] {
+        let output = run(&[command], &path);
+        assert_eq!(output.status.code(), Some(78), "{command}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.contains("relay.toml:6: unknown field `prak`"),
+            "{error}"
+        );
+        assert!(error.contains("6 | prak = \"5s\""), "{error}");
+        assert!(error.contains("help: did you mean `park`?"), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_configuration_is_refused_with_78() {
+    let output = run(&["check-config"], Path::new("/nonexistent/relay.toml"));
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
+fn the_key_is_made_once_and_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = config(dir.path(), "");
+    let first = run(&["key"], &path);
+    assert_eq!(first.status.code(), Some(0));
+    let text = String::from_utf8(first.stdout.clone()).unwrap();
+    assert!(
+        text.trim().parse::<sealpost_tunnel::PublicKey>().is_ok(),
+        "{text}"
+    );
+    assert_eq!(run(&["key"], &path).stdout, first.stdout);
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let path = config(dir.path(), &format!("admin.listen = \"{address}\"\n"));
+    let output = run(&["run"], &path);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains(&format!("cannot listen on {address}")),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_admin_address_that_others_reach_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = config(dir.path(), "admin.listen = \"0.0.0.0:0\"\n");
+    let output = run(&["run"], &path);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("is not loopback"), "{error}");
+}

@@ -1,0 +1,83 @@
+//! Debian's Exim, as a sender.
+
+use anyhow::Result;
+
+use crate::machine::Machine;
+use crate::message::Message;
+use crate::postfix::submit;
+use crate::sender::{SendingServer, Tls};
+
+const LOG: &str = "/var/log/exim4/mainlog";
+
+/// An Exim that sends. It runs for each message and each queue run; no daemon is needed.
+#[derive(Debug)]
+pub struct EximSender;
+
+impl EximSender {
+    /// Configures it.
+    pub fn start(machine: &Machine, tls: Tls) -> Result<EximSender> {
+        // What Exim does by itself, DANE where there is a TLSA record, is both other cases.
+        let avoid = match tls {
+            Tls::Never => "hosts_avoid_tls = *",
+            Tls::Dane | Tls::Opportunistic => "",
+        };
+        machine.write(
+            "/etc/exim4/exim4.conf",
+            &format!(
+                "primary_hostname = mail.sender.example\n\
+                 dns_dnssec_ok = 1\n\
+                 log_file_path = /var/log/exim4/%slog\n\
+                 log_selector = +tls_certificate_verified +tls_sni +outgoing_port\n\
+                 keep_environment =\n\
+                 message_size_limit = 100M\n\
+                 begin routers\n\
+                 mx:\n  driver = dnslookup\n  domains = *\n  transport = remote\n  \
+                 dnssec_request_domains = *\n\
+                 begin transports\n\
+                 remote:\n  driver = smtp\n  dnssec_request_domains = *\n  {avoid}\n\
+                 begin retry\n\
+                 * * F,2d,1m\n"
+            ),
+        )?;
+        machine.run(
+            "grep -q ^Debian-exim: /etc/passwd || {
+                 echo Debian-exim:x:1503:1503::/var/spool/exim4:/usr/sbin/nologin >> /etc/passwd
+                 echo Debian-exim:x:1503: >> /etc/group
+             }
+             mkdir -p /var/spool/exim4 /var/log/exim4
+             chown Debian-exim:Debian-exim /var/spool/exim4 /var/log/exim4
+             exim4 -bV >/dev/null",
+        )?;
+        Ok(EximSender)
+    }
+}
+
+impl SendingServer for EximSender {
+    fn send(&self, machine: &Machine, message: &Message) -> Result<()> {
+        submit(machine, "exim4", message)
+    }
+
+    fn flush(&self, machine: &Machine) -> Result<()> {
+        machine.run("exim4 -qff").map(drop)
+    }
+
+    fn queued(&self, machine: &Machine) -> Result<usize> {
+        Ok(machine.run("exim4 -bpc")?.trim().parse()?)
+    }
+
+    fn log(&self, machine: &Machine) -> String {
+        machine.read(LOG)
+    }
+
+    fn deferral(&self) -> &'static str {
+        " == "
+    }
+
+    fn bounce(&self) -> &'static str {
+        " ** "
+    }
+
+    fn dane_verified(&self) -> &'static str {
+        "CV=dane"
+    }
+}

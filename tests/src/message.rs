@@ -1,0 +1,60 @@
+//! Messages whose every byte is known, so that what arrives can be compared with what was sent.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The envelope sender of every message.
+pub const FROM: &str = "bob@sender.example";
+/// The recipient of every message.
+pub const TO: &str = "anna@home.example";
+
+/// A message as it is handed to the sending mail server.
+#[derive(Debug, Clone)]
+pub struct Message {
+    id: String,
+    bytes: Vec<u8>,
+}
+
+impl Message {
+    /// A message of a few lines.
+    pub fn small(subject: &str) -> Message {
+        Message::of_size(subject, 0)
+    }
+
+    /// A message of at least `size` bytes. The content does not repeat, so a lost, doubled or
+    /// moved piece shows; some lines are such that a careless copy alters them.
+    pub fn of_size(subject: &str, size: usize) -> Message {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        let id = format!("<{now}.{}@sender.example>", std::process::id());
+        // All the headers that a mail server would add were they missing.
+        let mut bytes = format!(
+            "Message-ID: {id}\nDate: Thu, 01 Jan 2026 12:00:00 +0000\nFrom: {FROM}\nTo: {TO}\n\
+             Subject: {subject}\n\n.\n..\n.leading dot\nFrom the start of a line\n\ttrailing blank \n"
+        )
+        .into_bytes();
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        while bytes.len() < size {
+            for _ in 0..72 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                // '!' to '~' without the dot at a line's start mattering: it may come.
+                bytes.push(b'!' + (state >> 33) as u8 % 94);
+            }
+            bytes.push(b'\n');
+        }
+        bytes.extend_from_slice(b"the last line\n");
+        Message { id, bytes }
+    }
+
+    /// The Message-ID with its angle brackets.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Everything from its first header to its last line.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}

@@ -1,0 +1,212 @@
+//! The network of every scenario:
+//!
+//! ```text
+//! sender ─── internet ─── relay
+//!               │
+//!              nat ─── home        (masquerading, nothing may come in)
+//! ```
+//!
+//! All outer addresses are from the ranges that are reserved for documentation.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::machine::Machine;
+
+/// The sending mail server.
+pub const SENDER_V4: &str = "198.51.100.10";
+/// The sending mail server.
+pub const SENDER_V6: &str = "2001:db8:5::10";
+/// Where the sender's resolver finds the world's name server (on `internet`).
+pub const NAME_SERVER: &str = "198.51.100.1";
+/// The relay's address that several boxes share: only a name (SNI) tells them apart.
+pub const RELAY_SHARED_V4: &str = "203.0.113.1";
+/// As [`RELAY_SHARED_V4`].
+pub const RELAY_SHARED_V6: &str = "2001:db8:1::1";
+/// The relay's address that belongs to the box `home` alone.
+pub const RELAY_OWN_V4: &str = "203.0.113.7";
+/// As [`RELAY_OWN_V4`].
+pub const RELAY_OWN_V6: &str = "2001:db8:1::a";
+/// What the internet sees of home.
+pub const NAT: &str = "192.0.2.2";
+/// What it sees after [`Network::rebind_nat`].
+pub const NAT_AFTER_REBINDING: &str = "192.0.2.3";
+
+/// Both ends of a link: a name and addresses in `internet`, then those of the other machine,
+/// which always calls its end `eth0`.
+const LINKS: [(&str, &[&str], &[&str]); 3] = [
+    (
+        "sender",
+        &["198.51.100.1/24", "2001:db8:5::1/64"],
+        &["198.51.100.10/24", "2001:db8:5::10/64"],
+    ),
+    (
+        "relay",
+        &["203.0.113.254/24", "2001:db8:1::ffff/64"],
+        &[
+            "203.0.113.1/24",
+            "203.0.113.7/24",
+            "2001:db8:1::1/64",
+            "2001:db8:1::a/64",
+        ],
+    ),
+    ("nat", &["192.0.2.1/24"], &["192.0.2.2/24", "192.0.2.3/24"]),
+];
+
+/// The machines of a scenario, linked.
+#[derive(Debug)]
+pub struct Network {
+    /// The router between all others, and the world's name server.
+    pub internet: Machine,
+    /// Where mail comes from.
+    pub sender: Machine,
+    /// Where `sealpost-relay` runs.
+    pub relay: Machine,
+    /// The router at home.
+    pub nat: Machine,
+    /// Where `sealpost-agent` and the mail server run.
+    pub home: Machine,
+}
+
+impl Network {
+    /// Starts and links the machines. `sender` and `home` get packages of their own;
+    /// `name_servers` go to those that answer or resolve names.
+    pub fn start(
+        programs: &Path,
+        name_servers: &Path,
+        sender: &[PathBuf],
+        home: &[PathBuf],
+    ) -> Result<Network> {
+        let names = [name_servers.to_path_buf()];
+        let sender = [sender, &names].concat();
+        let network = Network {
+            internet: Machine::start("internet", &names, programs)?,
+            sender: Machine::start("sender", &sender, programs)?,
+            relay: Machine::start("relay", &[], programs)?,
+            nat: Machine::start("nat", &[], programs)?,
+            home: Machine::start("home", home, programs)?,
+        };
+        network.link()?;
+        network.translate()?;
+        Ok(network)
+    }
+
+    /// All machines, in the order in which a message passes them.
+    pub fn machines(&self) -> [&Machine; 5] {
+        [
+            &self.sender,
+            &self.internet,
+            &self.relay,
+            &self.nat,
+            &self.home,
+        ]
+    }
+
+    fn link(&self) -> Result<()> {
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward
+             echo 1 > /proc/sys/net/ipv6/conf/all/forwarding\n";
+        self.internet.run(forward)?;
+        self.nat.run(forward)?;
+        for ((name, near, far), machine) in LINKS.iter().zip([&self.sender, &self.relay, &self.nat])
+        {
+            join(&self.internet, name, near, machine, far)?;
+            let mut routes = String::new();
+            for address in *near {
+                let gateway = address.split('/').next().unwrap_or(address);
+                routes += &format!("ip route add default via {gateway}\n");
+            }
+            machine.run(&routes)?;
+        }
+        join(
+            &self.nat,
+            "home",
+            &["10.20.0.1/24"],
+            &self.home,
+            &["10.20.0.2/24"],
+        )?;
+        self.home.run("ip route add default via 10.20.0.1")?;
+        Ok(())
+    }
+
+    /// Masquerading as home routers do it: out is open, in is only what answers.
+    fn translate(&self) -> Result<()> {
+        self.nat.run(
+            r#"nft -f - <<'END'
+            table ip home {
+                chain inward { type filter hook forward priority 0; policy drop;
+                    iifname "home" accept
+                    ct state established,related accept
+                }
+                chain router { type filter hook input priority 0; policy drop;
+                    iifname "home" accept
+                    ct state established,related accept
+                }
+                chain translation { type nat hook postrouting priority 100;
+                    oifname "eth0" masquerade
+                }
+            }
+END"#,
+        )?;
+        Ok(())
+    }
+
+    /// The home router forgets every mapping and gives new ones from another address, as it
+    /// does when it restarts or the provider assigns a new address.
+    pub fn rebind_nat(&self) -> Result<()> {
+        self.nat.run(&format!(
+            "nft flush chain ip home translation
+             nft add rule ip home translation oifname eth0 snat to {NAT_AFTER_REBINDING}
+             conntrack -F 2>/dev/null"
+        ))?;
+        Ok(())
+    }
+
+    /// The mappings of the home router that are in use, one a line.
+    pub fn nat_mappings(&self) -> Result<String> {
+        self.nat.run("conntrack -L -p udp 2>/dev/null")
+    }
+
+    /// Slows down what the sender sends, so that a message is still on its way when a scenario
+    /// looks. Rate as `tc` writes it, such as `16mbit`.
+    pub fn slow_down_sender(&self, rate: &str) -> Result<()> {
+        self.sender.run(&format!(
+            "tc qdisc replace dev eth0 root tbf rate {rate} burst 32kb latency 500ms"
+        ))?;
+        Ok(())
+    }
+
+    /// Ends what [`Network::slow_down_sender`] began.
+    pub fn full_speed_sender(&self) -> Result<()> {
+        self.sender.run("tc qdisc del dev eth0 root")?;
+        Ok(())
+    }
+}
+
+fn join(
+    near: &Machine,
+    name: &str,
+    near_addresses: &[&str],
+    far: &Machine,
+    far_addresses: &[&str],
+) -> Result<()> {
+    // The far end's number is one of the world outside, so only the network is entered.
+    let status = std::process::Command::new("nsenter")
+        .arg(format!("--target={}", near.pid()))
+        .args(["--net", "ip", "link", "add", name, "type", "veth"])
+        .args(["peer", "name", "eth0", "netns", &far.pid().to_string()])
+        .status()?;
+    anyhow::ensure!(status.success(), "link {} and {}", near.name(), far.name());
+    for (machine, device, addresses) in [(near, name, near_addresses), (far, "eth0", far_addresses)]
+    {
+        let mut script = String::new();
+        for address in addresses {
+            // Without `nodad` an IPv6 address is unusable for its first second.
+            let option = if address.contains(':') { "nodad" } else { "" };
+            script += &format!("ip address add {address} dev {device} {option}\n");
+        }
+        script += &format!("ip link set {device} up\n");
+        machine.run(&script)?;
+    }
+    Ok(())
+}

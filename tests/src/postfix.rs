@@ -1,0 +1,196 @@
+//! Debian's Postfix, as a sender and as the mail server at home.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::certificate::{CERTIFICATE_FILE, KEY_FILE};
+use crate::machine::Machine;
+use crate::message::{FROM, Message, TO};
+use crate::sender::{SendingServer, Tls};
+
+const LOG: &str = "/var/log/mail.log";
+
+/// The port at which the home Postfix expects a PROXY header.
+pub const PROXY_PORT: u16 = 25;
+/// The port at which it expects none.
+pub const BARE_PORT: u16 = 2525;
+
+/// What both roles have in common. The log goes to a file since there is no syslog here.
+const COMMON: &str = "
+compatibility_level = 3.6
+maillog_file = /var/log/mail.log
+inet_interfaces = loopback-only
+inet_protocols = all
+smtputf8_enable = no
+alias_maps =
+alias_database =
+message_size_limit = 100000000
+mailbox_size_limit = 0
+";
+
+const SERVICES: &str = "
+pickup    unix  n - n 60   1 pickup
+cleanup   unix  n - n -    0 cleanup
+qmgr      unix  n - n 300  1 qmgr
+tlsmgr    unix  - - n 1000 1 tlsmgr
+rewrite   unix  - - n -    - trivial-rewrite
+bounce    unix  - - n -    0 bounce
+defer     unix  - - n -    0 bounce
+trace     unix  - - n -    0 bounce
+verify    unix  - - n -    1 verify
+flush     unix  n - n 1000 0 flush
+proxymap  unix  - - n -    - proxymap
+smtp      unix  - - n -    - smtp
+relay     unix  - - n -    - smtp
+showq     unix  n - n -    - showq
+error     unix  - - n -    - error
+retry     unix  - - n -    - error
+discard   unix  - - n -    - discard
+local     unix  - n n -    - local
+virtual   unix  - n n -    - virtual
+anvil     unix  - - n -    1 anvil
+scache    unix  - - n -    1 scache
+postlog   unix-dgram n - n - 1 postlogd
+";
+
+/// A Postfix that sends.
+#[derive(Debug)]
+pub struct PostfixSender;
+
+impl PostfixSender {
+    /// Configures and starts it.
+    pub fn start(machine: &Machine, tls: Tls) -> Result<PostfixSender> {
+        let level = match tls {
+            Tls::Dane => "dane",
+            Tls::Opportunistic => "may",
+            Tls::Never => "none",
+        };
+        // The times between attempts stay as they are: scenarios say when to try again.
+        let settings = format!(
+            "myhostname = mail.sender.example\nmydestination =\n\
+             smtp_tls_security_level = {level}\nsmtp_dns_support_level = dnssec\n\
+             smtp_tls_loglevel = 1\n"
+        );
+        start(machine, &settings, "")?;
+        Ok(PostfixSender)
+    }
+}
+
+impl SendingServer for PostfixSender {
+    fn send(&self, machine: &Machine, message: &Message) -> Result<()> {
+        submit(machine, "sendmail", message)
+    }
+
+    fn flush(&self, machine: &Machine) -> Result<()> {
+        machine.run("postqueue -f").map(drop)
+    }
+
+    fn queued(&self, machine: &Machine) -> Result<usize> {
+        Ok(machine.run("postqueue -j")?.lines().count())
+    }
+
+    fn log(&self, machine: &Machine) -> String {
+        log(machine)
+    }
+
+    fn deferral(&self) -> &'static str {
+        "status=deferred"
+    }
+
+    fn bounce(&self) -> &'static str {
+        "status=bounced"
+    }
+
+    fn dane_verified(&self) -> &'static str {
+        "Verified TLS connection established to mx.home.example"
+    }
+}
+
+/// Starts the mail server at home. It trusts everything that connects from 127.0.0.1, as
+/// Debian configures it: only a PROXY header keeps it from being an open relay.
+pub fn start_at_home(machine: &Machine) -> Result<()> {
+    start_at_home_with(machine, "")
+}
+
+/// The same with settings that replace others, such as `mynetworks =`.
+pub fn start_at_home_with(machine: &Machine, settings: &str) -> Result<()> {
+    machine.run(
+        "getent passwd anna >/dev/null || echo anna:x:1500:1500::/home/anna:/bin/sh >> /etc/passwd
+         mkdir -p /home/anna
+         chown 1500:1500 /home/anna",
+    )?;
+    let settings = format!(
+        "myhostname = mx.home.example\nmydestination = home.example\n\
+         mynetworks = 127.0.0.0/8 [::1]/128\nhome_mailbox = Maildir/\n\
+         smtpd_peername_lookup = no\nsmtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\n\
+         smtpd_tls_key_file = {KEY_FILE}\nsmtpd_tls_cert_file = {CERTIFICATE_FILE}\n\
+         smtpd_timeout = 60s\n{settings}\n"
+    );
+    let ports = format!(
+        "{PROXY_PORT} inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy\n\
+         {BARE_PORT} inet n - n - - smtpd\n"
+    );
+    start(machine, &settings, &ports)
+}
+
+/// Stops the Postfix on `machine` and all its ports.
+pub fn stop(machine: &Machine) -> Result<()> {
+    machine.run("postfix stop 2>/dev/null").map(drop)
+}
+
+/// The log of the Postfix on `machine`.
+pub fn log(machine: &Machine) -> String {
+    machine.read(LOG)
+}
+
+/// How much of a message is on the disk of the Postfix on `machine` while it is still coming
+/// in: evidence that a transfer is in its middle.
+pub fn bytes_coming_in(machine: &Machine) -> u64 {
+    let Ok(entries) = fs::read_dir(machine.path("/var/spool/postfix/incoming")) else {
+        return 0;
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.metadata().ok())
+        .map(|file| file.len())
+        .sum()
+}
+
+fn start(machine: &Machine, settings: &str, ports: &str) -> Result<()> {
+    machine.write("/etc/postfix/main.cf", &format!("{COMMON}{settings}"))?;
+    machine.write("/etc/postfix/master.cf", &format!("{SERVICES}{ports}"))?;
+    // What the packages' installation scripts would have done.
+    machine.run(
+        "grep -q ^postfix: /etc/passwd || {
+             echo postfix:x:1501:1501::/var/spool/postfix:/usr/sbin/nologin >> /etc/passwd
+             echo postfix:x:1501: >> /etc/group
+             echo postdrop:x:1502: >> /etc/group
+         }
+         mkdir -p /var/lib/postfix && chown postfix:postfix /var/lib/postfix
+         postfix start >/var/log/postfix-start.log 2>&1 || {
+             cat /var/log/postfix-start.log /var/log/mail.log >&2
+             exit 1
+         }",
+    )?;
+    Ok(())
+}
+
+/// Hands a message to the `sendmail` command that every Unix mail server has.
+pub(crate) fn submit(machine: &Machine, sendmail: &str, message: &Message) -> Result<()> {
+    let mut child = machine
+        .command(sendmail)
+        .args(["-i", "-f", FROM, TO])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("run sendmail")?;
+    child
+        .stdin
+        .take()
+        .context("sendmail's input")?
+        .write_all(message.bytes())?;
+    let status = child.wait()?;
+    ensure!(status.success(), "{sendmail}: {status}");
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! Things end, move and come back in the middle of mail; no message is lost, doubled or cut.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sealpost_tests::admin;
+use sealpost_tests::mailbox::{expect_delivered_while, expect_empty, expect_one_copy};
+use sealpost_tests::message::Message;
+use sealpost_tests::network::{NAT, NAT_AFTER_REBINDING, RELAY_SHARED_V4};
+use sealpost_tests::postfix;
+use sealpost_tests::scene::{Scene, Setup, scenario};
+use sealpost_tests::sealpost::{self, AGENT_FILE, RELAY_FILE};
+use sealpost_tests::sender::expect_empty_queue;
+use sealpost_tests::wait::wait_until;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Takes several seconds at the speed of [`Scene::send_until_midway`].
+const BIG: usize = 8_000_000;
+
+#[test]
+fn a_message_to_a_box_that_is_offline_arrives_once_it_is_back() -> Result<()> {
+    let setup = Setup {
+        agent: false,
+        ..Setup::STANDARD
+    };
+    scenario(setup, |scene| {
+        let message = Message::small("later");
+        scene.send(&message)?;
+        scene.expect_deferred()?;
+        scene.relay_log().expect_session("box-offline")?;
+        scene.start_agent(1)?;
+        arrives_after_retries(scene, &message)
+    })
+}
+
+#[test]
+fn a_sender_waits_while_a_box_comes_back() -> Result<()> {
+    let setup = Setup {
+        agent: false,
+        ..Setup::STANDARD
+    };
+    scenario(setup, |scene| {
+        let message = Message::small("in a moment");
+        scene.send(&message)?;
+        wait_until("a session at the relay", SOON, || {
+            let open = "sealpost_relay_sessions_open";
+            let open = admin::metric(&scene.network.relay, admin::RELAY, open)?;
+            Ok(open.is_some_and(|count| count >= 1.0))
+        })?;
+        scene.start_agent(1)?;
+        scene.expect_delivered(&message)?;
+        expect_first_attempt(scene)
+    })
+}
+
+#[test]
+fn a_message_survives_a_relay_that_is_killed_midway() -> Result<()> {
+    scenario(Setup::STANDARD, |scene| {
+        let message = scene.send_until_midway(BIG)?;
+        scene.relay.signal(&scene.network.relay, "KILL")?;
+        scene.relay.wait(SOON)?;
+        scene.network.full_speed_sender()?;
+        scene.relay = sealpost::start_relay(&scene.network.relay)?;
+        // Cut off is what home must have seen, not ended.
+        wait_until("the home server to notice", SOON, || {
+            let log = postfix::log(&scene.network.home);
+            Ok(log.contains("lost connection after DATA"))
+        })?;
+        expect_empty(&scene.network.home)?;
+        sealpost::expect_tunnel(&scene.network.home, 2)?;
+        arrives_after_retries(scene, &message)
+    })
+}
+
+#[test]
+fn a_message_survives_an_agent_that_is_killed_midway() -> Result<()> {
+    scenario(Setup::STANDARD, |scene| {
+        let message = scene.send_until_midway(BIG)?;
+        let mut agent = scene.agent.take().context("the agent")?;
+        agent.signal(&scene.network.home, "KILL")?;
+        agent.wait(SOON)?;
+        scene.network.full_speed_sender()?;
+        scene.start_agent(2)?;
+        wait_until("the home server to notice", SOON, || {
+            let log = postfix::log(&scene.network.home);
+            Ok(log.contains("lost connection after DATA"))
+        })?;
+        expect_empty(&scene.network.home)?;
+        arrives_after_retries(scene, &message)
+    })
+}
+
+#[test]
+fn a_message_to_a_home_server_that_is_down_arrives_once_it_is_up() -> Result<()> {
+    scenario(Setup::STANDARD, |scene| {
+        postfix::stop(&scene.network.home)?;
+        let message = Message::small("later");
+        scene.send(&message)?;
+        scene.expect_deferred()?;
+        scene.relay_log().expect_session("home-unreachable")?;
+        scene.agent_log().expect_session("home-unreachable")?;
+        postfix::start_at_home(&scene.network.home)?;
+        arrives_after_retries(scene, &message)
+    })
+}
+
+#[test]
+fn a_message_goes_on_when_the_home_router_changes_its_mapping() -> Result<()> {
+    scenario(Setup::STANDARD, |scene| {
+        let mappings = scene.network.nat_mappings()?;
+        ensure!(mappings.contains(&format!("dst={NAT} ")), "{mappings}");
+        let message = scene.send_until_midway(BIG)?;
+        scene.network.rebind_nat()?;
+        scene.expect_delivered(&message)?;
+        let mappings = scene.network.nat_mappings()?;
+        ensure!(
+            mappings.contains(&format!("dst={NAT_AFTER_REBINDING} ")),
+            "the new mapping was not used: {mappings}"
+        );
+        // The same tunnel and the same session carried it to its end.
+        let tunnels = scene.agent_log().matching("tunnel up", &[]).len();
+        ensure!(tunnels == 1, "the agent had to connect {tunnels} times");
+        scene.relay_log().expect_transfer()?;
+        expect_first_attempt(scene)
+    })
+}
+
+#[test]
+fn a_relay_told_to_end_finishes_the_message_under_way() -> Result<()> {
+    scenario(Setup::STANDARD, |scene| {
+        let message = scene.send_until_midway(BIG)?;
+        scene.relay.signal(&scene.network.relay, "TERM")?;
+        wait_until("the relay to take no more", SOON, || {
+            let Ok(mut stream) = scene.connect(RELAY_SHARED_V4) else {
+                return Ok(true);
+            };
+            let greeting = sealpost_tests::smtp::reply(&mut stream);
+            Ok(greeting.is_ok_and(|greeting| greeting.starts_with("421")))
+        })?;
+        ensure!(scene.relay.is_running()?, "it ended with a session open");
+        scene.expect_delivered(&message)?;
+        expect_first_attempt(scene)?;
+        let status = scene.relay.wait(SOON)?;
+        ensure!(status.success(), "{status}");
+        scene.relay_log().expect_transfer()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_broken_configuration_changes_nothing() -> Result<()> {
+    scenario(Setup::STANDARD, |scene| {
+        let relay = scene.network.relay.read(RELAY_FILE);
+        let agent = scene.network.home.read(AGENT_FILE);
+        let broken = "colour = \"green\"\n";
+        scene
+            .network
+            .relay
+            .write(RELAY_FILE, &format!("{broken}{relay}"))?;
+        scene
+            .network
+            .home
+            .write(AGENT_FILE, &format!("{broken}{agent}"))?;
+        scene.relay.signal(&scene.network.relay, "HUP")?;
+        if let Some(process) = &mut scene.agent {
+            process.signal(&scene.network.home, "HUP")?;
+        }
+        for log in [scene.relay_log(), scene.agent_log()] {
+            wait_until("a complaint that names the key", SOON, || {
+                Ok(log.events().iter().any(|event| {
+                    matches!(event["level"].as_str(), Some("ERROR" | "WARN"))
+                        && event.to_string().contains("colour")
+                }))
+            })?;
+        }
+        let message = Message::small("as before");
+        scene.send(&message)?;
+        scene.expect_delivered(&message)?;
+        expect_first_attempt(scene)
+    })
+}
+
+/// Lets the sender try until the message is at home, and demands that it is there once when
+/// the sender has nothing left.
+fn arrives_after_retries(scene: &Scene, message: &Message) -> Result<()> {
+    let home = &scene.network.home;
+    let mut attempts = 0;
+    expect_delivered_while(home, message, Duration::from_secs(90), || {
+        // Looked at fifty times a second; a sender's queue is nudged every second.
+        attempts += 1;
+        if attempts % 50 == 1 {
+            scene.flush()?;
+        }
+        Ok(())
+    })?;
+    expect_empty_queue(scene.server()?, &scene.network.sender)?;
+    expect_one_copy(home, message)?;
+    let log = scene.server()?.log(&scene.network.sender);
+    ensure!(!log.contains(scene.server()?.bounce()), "it bounced");
+    Ok(())
+}
+
+/// Demands that the sender never had to put a message off.
+fn expect_first_attempt(scene: &Scene) -> Result<()> {
+    let log = scene.server()?.log(&scene.network.sender);
+    ensure!(
+        !log.contains(scene.server()?.deferral()),
+        "it took a second attempt"
+    );
+    Ok(())
+}
