@@ -162,6 +162,16 @@ END"#,
         Ok(())
     }
 
+    /// From now on the home router forgets a UDP mapping that was silent for `seconds`.
+    pub fn forget_silent_mappings(&self, seconds: u32) -> Result<()> {
+        self.nat.run(&format!(
+            "for timeout in udp_timeout udp_timeout_stream; do
+                 echo {seconds} > /proc/sys/net/netfilter/nf_conntrack_$timeout
+             done"
+        ))?;
+        Ok(())
+    }
+
     /// The mappings of the home router that are in use, one a line.
     pub fn nat_mappings(&self) -> Result<String> {
         self.nat.run("conntrack -L -p udp 2>/dev/null")

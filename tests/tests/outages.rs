@@ -1,6 +1,6 @@
 //! Things end, move and come back in the middle of mail; no message is lost, doubled or cut.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sealpost_tests::admin;
@@ -122,6 +122,37 @@ fn a_message_goes_on_when_the_home_router_changes_its_mapping() -> Result<()> {
         let tunnels = scene.agent_log().matching("tunnel up", &[]).len();
         ensure!(tunnels == 1, "the agent had to connect {tunnels} times");
         scene.relay_log().expect_transfer()?;
+        expect_first_attempt(scene)
+    })
+}
+
+#[test]
+fn a_silent_tunnel_outlives_the_memory_of_the_home_router() -> Result<()> {
+    /// Common home routers forget a silent UDP mapping after this time.
+    const MEMORY: u32 = 30;
+    scenario(Setup::STANDARD, |scene| {
+        scene.network.forget_silent_mappings(MEMORY)?;
+        let port = |mappings: &str| {
+            let port = mappings.split("sport=").nth(1)?;
+            Some(port.split(' ').next()?.to_owned())
+        };
+        let before = port(&scene.network.nat_mappings()?).context("no mapping")?;
+        // The silence itself is what is tested; a mapping that was forgotten does not come back
+        // with the same port unless the agent speaks first, and then it would have to reconnect.
+        let over = Instant::now() + Duration::from_secs(u64::from(MEMORY) + 15);
+        while Instant::now() < over {
+            let mappings = scene.network.nat_mappings()?;
+            ensure!(
+                port(&mappings).as_ref() == Some(&before),
+                "forgotten: {mappings}"
+            );
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let message = Message::small("after a silence");
+        scene.send(&message)?;
+        scene.expect_delivered(&message)?;
+        let tunnels = scene.agent_log().matching("tunnel up", &[]).len();
+        ensure!(tunnels == 1, "the agent had to connect {tunnels} times");
         expect_first_attempt(scene)
     })
 }

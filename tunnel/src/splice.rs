@@ -94,7 +94,8 @@ pub async fn splice(
         Ok(()) => both_ways(&tcp, &mut stream, pending, idle, &counts).await,
         Err(_) => (End::TcpReset, End::TcpReset),
     };
-    settle(&tcp, &mut stream, to_tunnel, to_tcp).await;
+    // Boxed, as an idle splice is not there yet and should not own the room for it.
+    Box::pin(settle(&tcp, &mut stream, to_tunnel, to_tcp)).await;
     Spliced {
         to_tunnel,
         to_tcp,
@@ -320,7 +321,8 @@ async fn linger(tcp: &TcpStream) {
 
 /// Whether the TCP peer ended with a FIN, after everything before it was read and dropped.
 async fn discard(tcp: &TcpStream) -> bool {
-    let mut sink = [0; 1024];
+    // On the heap, as every idle splice would own a buffer of its future.
+    let mut sink = vec![0; 4096];
     loop {
         if tcp.readable().await.is_err() {
             return false;

@@ -95,10 +95,13 @@ impl Session {
     }
 
     async fn drive(&mut self, mut tcp: TcpStream) -> Outcome {
-        let offered = match self.greet(&mut tcp).await {
-            Ok(greeted) => self.offer(&tcp, greeted).await,
-            Err(refusal) => Err(refusal),
-        };
+        // Boxed, so that a session which splices, mostly in silence, no longer owns the room that
+        // the phases before needed.
+        let offered = Box::pin(async {
+            let greeted = self.greet(&mut tcp).await?;
+            self.offer(&tcp, greeted).await
+        })
+        .await;
         match offered {
             Ok((accepted, _permit)) => {
                 let idle = self.settings.limits.idle;
@@ -110,8 +113,8 @@ impl Session {
             Err(Refusal { say, outcome }) => {
                 match say {
                     Say::Nothing => {}
-                    Say::Reply(reply) => goodbye(tcp, reply.as_bytes()).await,
-                    Say::Alert(alert) => goodbye(tcp, &alert.record()).await,
+                    Say::Reply(reply) => Box::pin(goodbye(tcp, reply.as_bytes())).await,
+                    Say::Alert(alert) => Box::pin(goodbye(tcp, &alert.record())).await,
                 }
                 outcome
             }
@@ -386,7 +389,7 @@ async fn goodbye(mut tcp: TcpStream, words: &[u8]) {
     let _ = timeout(GOODBYE, async {
         tcp.write_all(words).await?;
         tcp.shutdown().await?;
-        let mut sink = [0; 512];
+        let mut sink = vec![0; 4096];
         loop {
             tcp.readable().await?;
             match tcp.try_read(&mut sink) {
