@@ -63,13 +63,7 @@ impl Agent {
         let dialer = Dialer::bind(identity)?;
         let health = Self::health(fixed.admin, &shared, &metrics).await?;
         info!(service = "admin", address = %health.local_addr()?, "listening");
-        Ok(Self {
-            fixed,
-            shared,
-            dialer,
-            health,
-            config,
-        })
+        Ok(Self { fixed, shared, dialer, health, config })
     }
 
     async fn health(
@@ -82,11 +76,7 @@ impl Agent {
         let refresh = move || {
             let status = gauges.status();
             let up = status.relays.iter().filter(|relay| relay.up).count();
-            let ready = status
-                .services
-                .iter()
-                .filter(|service| service.ready())
-                .count();
+            let ready = status.services.iter().filter(|service| service.ready()).count();
             counters.set_gauges(up, ready);
         };
         let ready = move || readiness.status().missing();
@@ -107,13 +97,7 @@ impl Agent {
 
     /// Serves until told to stop by a signal, then drains. `config_path` is read on SIGHUP.
     pub async fn run(self, mut signals: Signals, config_path: &Path) -> anyhow::Result<()> {
-        let Self {
-            fixed,
-            shared,
-            dialer,
-            health,
-            config,
-        } = self;
+        let Self { fixed, shared, dialer, health, config } = self;
         let uplinks = TaskTracker::new();
         let stop = CancellationToken::new();
         let serving = tokio::spawn({
@@ -137,11 +121,7 @@ impl Agent {
         }
         systemd::stopping();
         let (tasks, limit) = (&shared.deliveries.tasks, fixed.limits.drain);
-        info!(
-            sessions = tasks.len(),
-            ?limit,
-            "draining; a second signal ends at once"
-        );
+        info!(sessions = tasks.len(), ?limit, "draining; a second signal ends at once");
         for uplink in shared.uplinks.load().iter() {
             uplink.leave();
         }
@@ -183,18 +163,11 @@ impl Shared {
                 })
             })
             .collect();
-        for old in before
-            .iter()
-            .filter(|old| !now.iter().any(|new| Arc::ptr_eq(old, new)))
-        {
+        for old in before.iter().filter(|old| !now.iter().any(|new| Arc::ptr_eq(old, new))) {
             info!(relay = old.relay.name, "relay removed or changed");
             old.leave();
         }
-        info!(
-            relays = now.len(),
-            services = self.deliveries.services.all().len(),
-            "configured"
-        );
+        info!(relays = now.len(), services = self.deliveries.services.all().len(), "configured");
         self.uplinks.store(Arc::new(now));
     }
 
@@ -202,19 +175,8 @@ impl Shared {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             key: self.key.to_string(),
-            relays: self
-                .uplinks
-                .load()
-                .iter()
-                .map(|uplink| RelayStatus::of(uplink))
-                .collect(),
-            services: self
-                .deliveries
-                .services
-                .all()
-                .iter()
-                .map(|s| ServiceStatus::of(s))
-                .collect(),
+            relays: self.uplinks.load().iter().map(|uplink| RelayStatus::of(uplink)).collect(),
+            services: self.deliveries.services.all().iter().map(|s| ServiceStatus::of(s)).collect(),
         }
     }
 }

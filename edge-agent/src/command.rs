@@ -80,10 +80,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(_) => serve(config, path).map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(_) => {
             let (relays, services) = (config.relays.len(), config.services.len());
-            println!(
-                "{}: {relays} relays, {services} services, fine",
-                path.display()
-            );
+            println!("{}: {relays} relays, {services} services, fine", path.display());
             Ok(ExitCode::SUCCESS)
         }
         Command::Key(_) => Identity::load_or_create(&key_path(&config.fixed.state))
@@ -100,9 +97,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
     logging::start(config.fixed.log_format, config.fixed.log_level)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before anything is bound, so that an early signal is not lost.
         let signals = Signals::listen()?;
@@ -111,10 +106,8 @@ fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
 }
 
 fn status(admin: SocketAddr, json: bool) -> anyhow::Result<ExitCode> {
-    let client: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(5)))
-        .build()
-        .into();
+    let client: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
     let status: Status = client
         .get(format!("http://{admin}/status"))
         .call()
@@ -125,9 +118,5 @@ fn status(admin: SocketAddr, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         status.lines().iter().for_each(|line| println!("{line}"));
     }
-    Ok(if status.missing().is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if status.missing().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

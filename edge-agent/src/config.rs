@@ -71,9 +71,7 @@ struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9026)),
-        }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9026)) }
     }
 }
 
@@ -101,11 +99,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            sessions: 256,
-            idle: Duration::from_secs(15 * 60),
-            drain: Duration::from_secs(60),
-        }
+        Self { sessions: 256, idle: Duration::from_secs(15 * 60), drain: Duration::from_secs(60) }
     }
 }
 
@@ -195,9 +189,7 @@ impl Config {
             return Err(source.error(None, "0 sessions would refuse all mail", Some(help)));
         }
         distinct(source, "relay", &file.relays, |relay| &relay.name)?;
-        distinct(source, "service", &file.services, |service| {
-            service.name.as_str()
-        })?;
+        distinct(source, "service", &file.services, |service| service.name.as_str())?;
         for relay in &file.relays {
             if relay.get_ref().addresses.is_empty() {
                 let help = "for example addresses = [\"relay.example.net:4433\"]";
@@ -229,10 +221,7 @@ fn distinct<T>(
 ) -> Result<(), ConfigError> {
     for (index, entry) in entries.iter().enumerate() {
         let this = name(entry.get_ref());
-        if entries[..index]
-            .iter()
-            .any(|earlier| name(earlier.get_ref()) == this)
-        {
+        if entries[..index].iter().any(|earlier| name(earlier.get_ref()) == this) {
             let message = format!("there are two {what}s named `{this}`");
             return Err(source.error(Some(entry.span()), &message, Some("give one another name")));
         }
@@ -242,14 +231,8 @@ fn distinct<T>(
 
 fn check_recipient(source: &Source, service: &Spanned<Service>) -> Result<(), ConfigError> {
     let recipient = &service.get_ref().self_test_recipient;
-    let plain = recipient
-        .bytes()
-        .all(|b| b.is_ascii_graphic() && !b"<>\\\"".contains(&b));
-    if plain
-        && recipient
-            .split_once('@')
-            .is_some_and(|(l, d)| !l.is_empty() && !d.is_empty())
-    {
+    let plain = recipient.bytes().all(|b| b.is_ascii_graphic() && !b"<>\\\"".contains(&b));
+    if plain && recipient.split_once('@').is_some_and(|(l, d)| !l.is_empty() && !d.is_empty()) {
         return Ok(());
     }
     let message = format!("self_test_recipient = `{recipient}` is not a mailbox");
@@ -282,10 +265,7 @@ mod tests {
     #[test]
     fn several_relays_need_names_of_their_own() {
         assert_eq!(
-            load(&[relay("a", "r:1"), relay("b", "[::1]:2")].concat())
-                .unwrap()
-                .relays
-                .len(),
+            load(&[relay("a", "r:1"), relay("b", "[::1]:2")].concat()).unwrap().relays.len(),
             2
         );
         let error = load(&[relay("a", "r:1"), relay("a", "r:2")].concat()).unwrap_err();
@@ -294,19 +274,9 @@ mod tests {
 
     #[test]
     fn addresses_need_a_port() {
-        for bad in [
-            "relay.example",
-            "2001:db8::1",
-            ":25",
-            "relay:0",
-            "relay:99999",
-            "relay:x",
-        ] {
+        for bad in ["relay.example", "2001:db8::1", ":25", "relay:0", "relay:99999", "relay:x"] {
             let error = load(&relay("a", bad)).unwrap_err();
-            assert!(
-                error.contains("HOST:PORT") && error.contains("agent.toml:4:"),
-                "{error}"
-            );
+            assert!(error.contains("HOST:PORT") && error.contains("agent.toml:4:"), "{error}");
         }
     }
 

@@ -19,10 +19,7 @@ impl Metrics {
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let sessions = IntCounterVec::new(
-            Opts::new(
-                "sealpost_agent_sessions_total",
-                "Streams from relays by outcome",
-            ),
+            Opts::new("sealpost_agent_sessions_total", "Streams from relays by outcome"),
             &["outcome"],
         )?;
         let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help)?);
@@ -30,10 +27,7 @@ impl Metrics {
         Ok(Self {
             sessions: register(&registry, sessions)?,
             bytes_in: counter("sealpost_agent_bytes_in_total", "Bytes given to services")?,
-            bytes_out: counter(
-                "sealpost_agent_bytes_out_total",
-                "Bytes taken from services",
-            )?,
+            bytes_out: counter("sealpost_agent_bytes_out_total", "Bytes taken from services")?,
             reloads_failed: counter(
                 "sealpost_agent_reloads_failed_total",
                 "Configurations that were refused on reload",
@@ -70,10 +64,8 @@ impl Metrics {
 
     /// The state of the gauges.
     pub fn set_gauges(&self, tunnels_up: usize, services_ready: usize) {
-        self.tunnels_up
-            .set(i64::try_from(tunnels_up).unwrap_or(i64::MAX));
-        self.services_ready
-            .set(i64::try_from(services_ready).unwrap_or(i64::MAX));
+        self.tunnels_up.set(i64::try_from(tunnels_up).unwrap_or(i64::MAX));
+        self.services_ready.set(i64::try_from(services_ready).unwrap_or(i64::MAX));
     }
 }
 

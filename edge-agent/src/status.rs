@@ -64,13 +64,9 @@ impl RelayStatus {
                 up_seconds: Some(since.elapsed().as_secs()),
                 reason: None,
             },
-            State::Down(reason) => Self {
-                name,
-                up: false,
-                address: None,
-                up_seconds: None,
-                reason,
-            },
+            State::Down(reason) => {
+                Self { name, up: false, address: None, up_seconds: None, reason }
+            }
         }
     }
 
@@ -78,10 +74,7 @@ impl RelayStatus {
         let name = &self.name;
         match (&self.address, self.up_seconds) {
             (Some(address), Some(seconds)) => {
-                format!(
-                    "relay   {name:<12} up        to {address} for {}",
-                    duration(seconds)
-                )
+                format!("relay   {name:<12} up        to {address} for {}", duration(seconds))
             }
             _ => {
                 let reason = self.reason.as_deref().unwrap_or("dialling");
@@ -138,12 +131,7 @@ impl Status {
         if self.services.is_empty() {
             missing.push("no [[service]] is configured".into());
         }
-        missing.extend(
-            self.services
-                .iter()
-                .filter(|s| !s.ready())
-                .map(ServiceStatus::line),
-        );
+        missing.extend(self.services.iter().filter(|s| !s.ready()).map(ServiceStatus::line));
         missing
     }
 
@@ -198,10 +186,7 @@ mod tests {
         let good = status(true, service("passed", "refuses foreign recipients"));
         assert_eq!(good.missing(), Vec::<String>::new());
         let lines = good.lines();
-        assert_eq!(
-            lines[1],
-            "relay   r1           up        to 192.0.2.1:4433 for 1 h 1 min"
-        );
+        assert_eq!(lines[1], "relay   r1           up        to 192.0.2.1:4433 for 1 h 1 min");
         assert_eq!(
             lines[2],
             "service smtp         ready     at 127.0.0.1:25 with PROXY v2; refuses foreign recipients"

@@ -1,10 +1,7 @@
 //! A real agent on loopback between a relay that breaks the protocol and mail servers that are
 //! not as they should be: nothing is delivered that must not be, and each case has its reason.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot be set up has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -59,23 +56,13 @@ impl Fixture {
         let agent = Agent::bind(config).await.unwrap();
         let (admin, key) = (agent.admin_addr().unwrap(), agent.key());
         tokio::spawn(async {
-            agent
-                .run(Signals::listen().unwrap(), Path::new("/nonexistent"))
-                .await
+            agent.run(Signals::listen().unwrap(), Path::new("/nonexistent")).await
         });
         let incoming = timeout(PATIENCE, endpoint.accept()).await.unwrap().unwrap();
         let connection = incoming.await.unwrap();
         assert_eq!(quic::peer_key(&connection), Some(key));
-        let control = Control::accept(&connection, &Hello::ours("test"))
-            .await
-            .unwrap();
-        Self {
-            connection,
-            _control: control,
-            _endpoint: endpoint,
-            admin,
-            _state: state,
-        }
+        let control = Control::accept(&connection, &Hello::ours("test")).await.unwrap();
+        Self { connection, _control: control, _endpoint: endpoint, admin, _state: state }
     }
 
     async fn stream(&self, bytes: &[u8]) -> (SendStream, RecvStream) {
@@ -95,9 +82,7 @@ impl Fixture {
 
     async fn http(&self, path: &str) -> String {
         let mut http = TcpStream::connect(self.admin).await.unwrap();
-        http.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
-            .await
-            .unwrap();
+        http.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
         let mut text = String::new();
         http.read_to_string(&mut text).await.unwrap();
         text
@@ -114,9 +99,7 @@ impl Fixture {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, reached)
-            .await
-            .unwrap_or_else(|_| panic!("{path} never says {word}"));
+        timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{path} never says {word}"));
     }
 }
 
@@ -133,10 +116,8 @@ fn header(service: &str) -> Vec<u8> {
 }
 
 /// Nothing listens there.
-const DOWN: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(
-    std::net::Ipv4Addr::LOCALHOST,
-    9,
-));
+const DOWN: SocketAddr =
+    SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 9));
 
 /// A mail server that says `replies` in turn, one before each command, then keeps silent.
 async fn mail_server(replies: &'static [&'static str]) -> SocketAddr {
@@ -153,9 +134,7 @@ async fn mail_server(replies: &'static [&'static str]) -> SocketAddr {
                         return Ok(());
                     }
                 }
-                tokio::io::copy(&mut tcp, &mut tokio::io::sink())
-                    .await
-                    .map(|_| ())
+                tokio::io::copy(&mut tcp, &mut tokio::io::sink()).await.map(|_| ())
             });
         }
     });
@@ -215,20 +194,14 @@ async fn bad_headers_are_reset_and_counted() {
         assert_eq!(agent.refusal_of(bad).await, ResetCode::HeaderBad);
     }
     agent.expect_counter("header-bad", 4).await;
-    assert!(
-        agent.connection.close_reason().is_none(),
-        "one bad stream costs no other"
-    );
+    assert!(agent.connection.close_reason().is_none(), "one bad stream costs no other");
 }
 
 #[tokio::test]
 async fn a_stream_for_something_that_the_owner_did_not_name_goes_nowhere() {
     let agent = Fixture::new(DOWN, "none").await;
     for service in ["ssh", "http", "smtp2"] {
-        assert_eq!(
-            agent.refusal_of(&header(service)).await,
-            ResetCode::ServiceUnknown
-        );
+        assert_eq!(agent.refusal_of(&header(service)).await, ResetCode::ServiceUnknown);
     }
     agent.expect_counter("service-unknown", 3).await;
 }
@@ -236,10 +209,7 @@ async fn a_stream_for_something_that_the_owner_did_not_name_goes_nowhere() {
 #[tokio::test]
 async fn a_mail_server_that_is_down() {
     let agent = Fixture::new(DOWN, "v2").await;
-    assert_eq!(
-        agent.refusal_of(&header("smtp")).await,
-        ResetCode::HomeUnreachable
-    );
+    assert_eq!(agent.refusal_of(&header("smtp")).await, ResetCode::HomeUnreachable);
     agent.expect_counter("home-unreachable", 1).await;
     agent.expect("/status", "is the mail server running?").await;
 }
@@ -248,21 +218,9 @@ async fn a_mail_server_that_is_down() {
 async fn a_mail_server_that_refuses_or_offers_no_tls() {
     for (replies, proxy, code) in [
         (&["421 full\r\n"][..], "none", ResetCode::HomeRefused),
-        (
-            &["220 h\r\n", "250 h\r\n"],
-            "none",
-            ResetCode::HomeNoStarttls,
-        ),
-        (
-            &["220 h\r\n", "250-h\r\n250 STARTTLS\r\n", "454 no\r\n"],
-            "none",
-            ResetCode::HomeRefused,
-        ),
-        (
-            &["HTTP/1.1 400 Bad Request\r\n"],
-            "v1",
-            ResetCode::HomeRefused,
-        ),
+        (&["220 h\r\n", "250 h\r\n"], "none", ResetCode::HomeNoStarttls),
+        (&["220 h\r\n", "250-h\r\n250 STARTTLS\r\n", "454 no\r\n"], "none", ResetCode::HomeRefused),
+        (&["HTTP/1.1 400 Bad Request\r\n"], "v1", ResetCode::HomeRefused),
     ] {
         let agent = Fixture::new(mail_server(replies).await, proxy).await;
         assert_eq!(agent.refusal_of(&header("smtp")).await, code, "{replies:?}");
@@ -273,16 +231,10 @@ async fn a_mail_server_that_refuses_or_offers_no_tls() {
 
 #[tokio::test]
 async fn bytes_between_220_and_tls_are_an_attack() {
-    let replies: &[&str] = &[
-        "220 h\r\n",
-        "250-h\r\n250 STARTTLS\r\n",
-        "220 go\r\n250 2.0.0 injected\r\n",
-    ];
+    let replies: &[&str] =
+        &["220 h\r\n", "250-h\r\n250 STARTTLS\r\n", "220 go\r\n250 2.0.0 injected\r\n"];
     let agent = Fixture::new(mail_server(replies).await, "none").await;
-    assert_eq!(
-        agent.refusal_of(&header("smtp")).await,
-        ResetCode::HomeInjection
-    );
+    assert_eq!(agent.refusal_of(&header("smtp")).await, ResetCode::HomeInjection);
     agent.expect_counter("home-injection", 1).await;
 }
 
@@ -291,10 +243,7 @@ async fn an_open_relay_gets_no_mail() {
     for recipient in ["250 2.1.5 Ok", "251 2.1.5 Will forward"] {
         let agent = Fixture::new(tls_mail_server(recipient).await, "none").await;
         agent.expect("/status", "\"failed\"").await;
-        assert_eq!(
-            agent.refusal_of(&header("smtp")).await,
-            ResetCode::ServiceWithheld
-        );
+        assert_eq!(agent.refusal_of(&header("smtp")).await, ResetCode::ServiceWithheld);
         agent.expect_counter("service-withheld", 1).await;
         assert!(agent.http("/readyz").await.starts_with("HTTP/1.0 503"));
     }
@@ -302,20 +251,14 @@ async fn an_open_relay_gets_no_mail() {
 
 #[tokio::test]
 async fn a_mail_server_that_refuses_strangers_gets_mail() {
-    for recipient in [
-        "554 5.7.1 Relay access denied",
-        "454 4.7.1 Relay access denied",
-    ] {
+    for recipient in ["554 5.7.1 Relay access denied", "454 4.7.1 Relay access denied"] {
         let agent = Fixture::new(tls_mail_server(recipient).await, "none").await;
         agent.expect("/status", "\"passed\"").await;
         assert!(agent.http("/readyz").await.starts_with("HTTP/1.0 200"));
         let bytes = [&header("smtp")[..], b"no ClientHello"].concat();
         let (_send, mut recv) = agent.stream(&bytes).await;
         // The server's TLS answers with an alert: the bytes were delivered.
-        let answer = timeout(PATIENCE, recv.read_chunk(10, true))
-            .await
-            .unwrap()
-            .unwrap();
+        let answer = timeout(PATIENCE, recv.read_chunk(10, true)).await.unwrap().unwrap();
         assert_eq!(answer.unwrap().bytes[0], 21);
     }
 }

@@ -53,9 +53,7 @@ impl AgentListener {
         registry: Arc<Registry>,
     ) -> io::Result<Self> {
         let admission = move |key: &PublicKey| registry.snapshot().by_key(key).is_some();
-        Ok(Self {
-            endpoint: quic::relay_endpoint(address, identity, admission, keys)?,
-        })
+        Ok(Self { endpoint: quic::relay_endpoint(address, identity, admission, keys)? })
     }
 
     /// The bound address.

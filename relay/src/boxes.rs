@@ -56,8 +56,7 @@ impl Boxes {
             }
             tunnels.insert(0, Tunnel { id, connection });
             for old in tunnels.drain(TUNNELS_PER_BOX.min(tunnels.len())..) {
-                old.connection
-                    .close(ResetCode::Replaced.into(), b"too many tunnels of this box");
+                old.connection.close(ResetCode::Replaced.into(), b"too many tunnels of this box");
             }
         });
         id
@@ -89,10 +88,7 @@ impl Boxes {
             return;
         };
         for tunnel in place.tunnels.borrow().iter() {
-            tunnel.connection.close(
-                ResetCode::Revoked.into(),
-                b"this box is no longer known here",
-            );
+            tunnel.connection.close(ResetCode::Revoked.into(), b"this box is no longer known here");
         }
     }
 
@@ -104,10 +100,7 @@ impl Boxes {
 
 impl Default for Place {
     fn default() -> Self {
-        Self {
-            tunnels: watch::Sender::new(Vec::new()),
-            sessions: AtomicUsize::new(0),
-        }
+        Self { tunnels: watch::Sender::new(Vec::new()), sessions: AtomicUsize::new(0) }
     }
 }
 

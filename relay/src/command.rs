@@ -56,11 +56,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match &arguments.command {
         Command::CheckConfig(_) => {
-            println!(
-                "{}: {} boxes, fine",
-                file.config.display(),
-                config.boxes.boxes().count()
-            );
+            println!("{}: {} boxes, fine", file.config.display(), config.boxes.boxes().count());
             Ok(())
         }
         Command::Key(_) => Identity::load_or_create(&key_path(&config.fixed.state))
@@ -79,9 +75,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn serve(config: Config, path: &std::path::Path) -> anyhow::Result<()> {
     logging::start(config.fixed.log_format, config.fixed.log_level)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before anything is bound, so that an early signal is not lost.
         let signals = Signals::listen()?;

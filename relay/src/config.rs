@@ -46,9 +46,7 @@ struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9025)),
-        }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9025)) }
     }
 }
 
@@ -202,26 +200,12 @@ impl Config {
             .boxes
             .into_iter()
             .map(|entry| {
-                let BoxEntry {
-                    name,
-                    key,
-                    mx,
-                    addresses,
-                } = entry.into_inner();
-                BoxRecord {
-                    name,
-                    key,
-                    mx,
-                    addresses,
-                }
+                let BoxEntry { name, key, mx, addresses } = entry.into_inner();
+                BoxRecord { name, key, mx, addresses }
             })
             .collect();
         let boxes = Snapshot::build(records).map_err(|conflict| {
-            source.error(
-                spans.get(conflict.index).cloned(),
-                &conflict.to_string(),
-                None,
-            )
+            source.error(spans.get(conflict.index).cloned(), &conflict.to_string(), None)
         })?;
         Ok(Self {
             fixed: Fixed {
@@ -243,29 +227,15 @@ impl Config {
 }
 
 fn check_limits(source: &Source, limits: &Spanned<Limits>) -> Result<(), ConfigError> {
-    let Limits {
-        sessions,
-        sessions_per_prefix,
-        sessions_per_box,
-        ..
-    } = *limits.get_ref();
+    let Limits { sessions, sessions_per_prefix, sessions_per_box, .. } = *limits.get_ref();
     let zero = [sessions, sessions_per_prefix, sessions_per_box].contains(&0);
     let agent = usize::try_from(sealpost_tunnel::quic::RELAY_STREAMS).unwrap_or(usize::MAX);
     let (message, help) = if zero {
-        (
-            "a limit of 0 sessions would refuse all mail",
-            "leave the line out for the default",
-        )
+        ("a limit of 0 sessions would refuse all mail", "leave the line out for the default")
     } else if sessions_per_box > agent {
-        (
-            "sessions_per_box is more than the 1024 that an agent takes",
-            "use at most 1024",
-        )
+        ("sessions_per_box is more than the 1024 that an agent takes", "use at most 1024")
     } else if limits.get_ref().park > MAX_PARK {
-        (
-            "park is longer than senders wait for an answer to their ClientHello",
-            "use at most 25s",
-        )
+        ("park is longer than senders wait for an answer to their ClientHello", "use at most 25s")
     } else {
         return Ok(());
     };
@@ -305,14 +275,8 @@ mod tests {
     fn a_name_of_two_boxes_shows_the_second() {
         let twice = [entry("alice", "mx.a.example"), entry("bob", "mx.a.example")].concat();
         let error = load(&twice).err().unwrap();
-        assert!(
-            error.contains("relay.toml:9:") || error.contains("relay.toml:10:"),
-            "{error}"
-        );
-        assert!(
-            error.contains("`mx.a.example` belongs to two boxes"),
-            "{error}"
-        );
+        assert!(error.contains("relay.toml:9:") || error.contains("relay.toml:10:"), "{error}");
+        assert!(error.contains("`mx.a.example` belongs to two boxes"), "{error}");
     }
 
     #[test]

@@ -5,14 +5,8 @@ use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, cor
 use crate::ingress::Outcome;
 
 /// How a box's connection attempt or connection ended.
-pub const TUNNEL_OUTCOMES: [&str; 6] = [
-    "connected",
-    "handshake-failed",
-    "greeting-failed",
-    "version",
-    "refused",
-    "ended",
-];
+pub const TUNNEL_OUTCOMES: [&str; 6] =
+    ["connected", "handshake-failed", "greeting-failed", "version", "refused", "ended"];
 
 /// The relay's counters; clones share them.
 #[derive(Clone)]
@@ -35,10 +29,7 @@ impl Metrics {
             sessions: register(
                 &registry,
                 IntCounterVec::new(
-                    Opts::new(
-                        "sealpost_relay_sessions_total",
-                        "Sessions from senders by outcome",
-                    ),
+                    Opts::new("sealpost_relay_sessions_total", "Sessions from senders by outcome"),
                     &["outcome"],
                 )?,
             )?,
@@ -53,10 +44,7 @@ impl Metrics {
             tunnels: register(
                 &registry,
                 IntCounterVec::new(
-                    Opts::new(
-                        "sealpost_relay_tunnels_total",
-                        "Connections of boxes by outcome",
-                    ),
+                    Opts::new("sealpost_relay_tunnels_total", "Connections of boxes by outcome"),
                     &["outcome"],
                 )?,
             )?,
@@ -78,11 +66,8 @@ impl Metrics {
             registry,
         };
         let build = Gauge::with_opts(
-            Opts::new(
-                "sealpost_relay_build_info",
-                "1, with the version as a label",
-            )
-            .const_label("version", env!("CARGO_PKG_VERSION")),
+            Opts::new("sealpost_relay_build_info", "1, with the version as a label")
+                .const_label("version", env!("CARGO_PKG_VERSION")),
         )?;
         build.set(1.0);
         register(&metrics.registry, build)?;
@@ -123,10 +108,8 @@ impl Metrics {
 
     /// The state of the gauges.
     pub fn set_gauges(&self, open_sessions: usize, connected_boxes: usize) {
-        self.open_sessions
-            .set(i64::try_from(open_sessions).unwrap_or(i64::MAX));
-        self.connected_boxes
-            .set(i64::try_from(connected_boxes).unwrap_or(i64::MAX));
+        self.open_sessions.set(i64::try_from(open_sessions).unwrap_or(i64::MAX));
+        self.connected_boxes.set(i64::try_from(connected_boxes).unwrap_or(i64::MAX));
     }
 }
 

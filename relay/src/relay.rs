@@ -45,11 +45,7 @@ pub fn key_path(state: &Path) -> PathBuf {
 impl Relay {
     /// Loads keys and binds every address of `config`.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        let Config {
-            fixed,
-            settings,
-            boxes,
-        } = config;
+        let Config { fixed, settings, boxes } = config;
         let identity = Identity::load_or_create(&key_path(&fixed.state))?;
         let keys_path = fixed.state.join("quic.keys");
         let keys = RestartKeys::load_or_create(&keys_path)
@@ -67,12 +63,7 @@ impl Relay {
             metrics.clone(),
             draining.clone(),
         ));
-        let agents = Arc::new(Agents {
-            registry: registry.clone(),
-            boxes,
-            metrics,
-            draining,
-        });
+        let agents = Arc::new(Agents { registry: registry.clone(), boxes, metrics, draining });
 
         let mut listeners = Vec::new();
         for &address in &fixed.smtp {
@@ -91,16 +82,7 @@ impl Relay {
         let health = Self::health(fixed.admin, &ingress).await?;
         info!(service = "admin", address = %health.local_addr()?, "listening");
         let (key, stop) = (identity.public(), CancellationToken::new());
-        Ok(Self {
-            key,
-            fixed,
-            ingress,
-            agents,
-            listeners,
-            agent_listeners,
-            health,
-            stop,
-        })
+        Ok(Self { key, fixed, ingress, agents, listeners, agent_listeners, health, stop })
     }
 
     async fn health(address: SocketAddr, ingress: &Arc<Ingress>) -> anyhow::Result<Health> {
@@ -108,18 +90,13 @@ impl Relay {
             let ingress = ingress.clone();
             move || {
                 let draining = ingress.draining.is_cancelled();
-                draining
-                    .then(|| "draining".to_owned())
-                    .into_iter()
-                    .collect()
+                draining.then(|| "draining".to_owned()).into_iter().collect()
             }
         };
         let ingress = ingress.clone();
         let registry = ingress.metrics.registry();
         let refresh = move || {
-            ingress
-                .metrics
-                .set_gauges(ingress.open_sessions(), ingress.boxes.connected());
+            ingress.metrics.set_gauges(ingress.open_sessions(), ingress.boxes.connected());
         };
         Health::bind(address, registry, refresh, ready).await
     }
@@ -131,10 +108,7 @@ impl Relay {
 
     /// The bound UDP addresses for boxes.
     pub fn tunnel_addrs(&self) -> std::io::Result<Vec<SocketAddr>> {
-        self.agent_listeners
-            .iter()
-            .map(AgentListener::local_addr)
-            .collect()
+        self.agent_listeners.iter().map(AgentListener::local_addr).collect()
     }
 
     /// The bound HTTP address for the operator.
@@ -151,11 +125,7 @@ impl Relay {
     pub async fn run(self, mut signals: Signals, config_path: &Path) -> anyhow::Result<()> {
         let sessions = TaskTracker::new();
         let background = TaskTracker::new();
-        let endpoints: Vec<_> = self
-            .agent_listeners
-            .iter()
-            .map(AgentListener::endpoint)
-            .collect();
+        let endpoints: Vec<_> = self.agent_listeners.iter().map(AgentListener::endpoint).collect();
         for listener in self.listeners {
             background.spawn(listener.run(self.ingress.clone(), sessions.clone()));
         }
@@ -179,11 +149,7 @@ impl Relay {
         }
         systemd::stopping();
         let limit = self.ingress.settings.load().limits.drain;
-        info!(
-            sessions = sessions.len(),
-            ?limit,
-            "draining; a second signal ends at once"
-        );
+        info!(sessions = sessions.len(), ?limit, "draining; a second signal ends at once");
         self.ingress.draining.cancel();
         sessions.close();
         tokio::select! {
@@ -206,11 +172,7 @@ impl Relay {
 
 /// Reads the configuration again; keeps the old one when the new one cannot be used.
 fn reload(fixed: &Fixed, ingress: &Ingress, path: &Path) {
-    let Config {
-        fixed: new_fixed,
-        settings,
-        boxes,
-    } = match Config::load(path) {
+    let Config { fixed: new_fixed, settings, boxes } = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
             ingress.metrics.reload_failed();
@@ -232,17 +194,9 @@ fn reload(fixed: &Fixed, ingress: &Ingress, path: &Path) {
         from.boxes().filter(|record| test(record)).count()
     };
     let added = count(&now, &|b| before.by_key(&b.key).is_none());
-    let changed = count(&now, &|b| {
-        before.by_key(&b.key).is_some_and(|old| **old != *b)
-    });
+    let changed = count(&now, &|b| before.by_key(&b.key).is_some_and(|old| **old != *b));
     for key in &gone {
         ingress.boxes.revoke(*key);
     }
-    info!(
-        boxes = now.boxes().count(),
-        added,
-        changed,
-        removed = gone.len(),
-        "reloaded"
-    );
+    info!(boxes = now.boxes().count(), added, changed, removed = gone.len(), "reloaded");
 }

@@ -79,11 +79,7 @@ mod tests {
 
     fn routed(local: &str, sni: Sni) -> Result<String, NoRoute> {
         let client = "192.0.2.9".parse().unwrap();
-        let key = RouteKey {
-            local: local.parse().unwrap(),
-            sni,
-            client,
-        };
+        let key = RouteKey { local: local.parse().unwrap(), sni, client };
         route(&snapshot(), &key).map(|b| b.name.clone())
     }
 
@@ -93,12 +89,7 @@ mod tests {
 
     #[test]
     fn an_own_address_leads_to_its_box_whatever_the_sender_names() {
-        for sni in [
-            Sni::Absent,
-            Sni::Bad,
-            Sni::Unreadable,
-            name("mx.bob.example"),
-        ] {
+        for sni in [Sni::Absent, Sni::Bad, Sni::Unreadable, name("mx.bob.example")] {
             assert_eq!(routed(OWN, sni).unwrap(), "alice");
         }
     }
@@ -107,19 +98,11 @@ mod tests {
     fn a_shared_address_needs_the_exact_name() {
         assert_eq!(routed(SHARED, name("mx.bob.example")).unwrap(), "bob");
         assert_eq!(routed(SHARED, name("MX.Alice.example")).unwrap(), "alice");
-        for near in [
-            "bob.example",
-            "a.mx.bob.example",
-            "mx.bob.example.net",
-            "xmx.bob.example",
-        ] {
+        for near in ["bob.example", "a.mx.bob.example", "mx.bob.example.net", "xmx.bob.example"] {
             assert_eq!(routed(SHARED, name(near)), Err(NoRoute::SniUnknown));
         }
         assert_eq!(routed(SHARED, Sni::Absent), Err(NoRoute::SniAbsent));
         assert_eq!(routed(SHARED, Sni::Bad), Err(NoRoute::SniBad));
-        assert_eq!(
-            routed(SHARED, Sni::Unreadable),
-            Err(NoRoute::HelloMalformed)
-        );
+        assert_eq!(routed(SHARED, Sni::Unreadable), Err(NoRoute::HelloMalformed));
     }
 }

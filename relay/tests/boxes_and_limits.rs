@@ -1,10 +1,7 @@
 //! A real relay on loopback, met by boxes that break the protocol and by senders that are too
 //! many: each gets its answer and its counter.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot be set up has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -59,48 +56,33 @@ impl Fixture {
             _state: state,
         };
         tokio::spawn(async {
-            relay
-                .run(Signals::listen().unwrap(), Path::new("/nonexistent"))
-                .await
+            relay.run(Signals::listen().unwrap(), Path::new("/nonexistent")).await
         });
         fixture
     }
 
     async fn dial(&self, identity: &Identity) -> Result<Connection, quinn::ConnectionError> {
         let endpoint = quic::agent_endpoint("127.0.0.1:0".parse().unwrap()).unwrap();
-        quic::dial(&endpoint, self.tunnel, identity, self.key)
-            .unwrap()
-            .await
+        quic::dial(&endpoint, self.tunnel, identity, self.key).unwrap().await
     }
 
     /// A box that said hello and is known to be connected.
     async fn connected(&self) -> (Connection, Control) {
-        let before = self
-            .counter("sealpost_relay_tunnels_total", "connected")
-            .await;
+        let before = self.counter("sealpost_relay_tunnels_total", "connected").await;
         let connection = self.dial(&self.home).await.unwrap();
-        let control = Control::open(&connection, &Hello::ours("test"))
-            .await
-            .unwrap();
-        self.expect("sealpost_relay_tunnels_total", "connected", before + 1)
-            .await;
+        let control = Control::open(&connection, &Hello::ours("test")).await.unwrap();
+        self.expect("sealpost_relay_tunnels_total", "connected", before + 1).await;
         (connection, control)
     }
 
     async fn counter(&self, name: &str, outcome: &str) -> u64 {
         let mut http = TcpStream::connect(self.admin).await.unwrap();
-        http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")
-            .await
-            .unwrap();
+        http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
         let mut text = String::new();
         http.read_to_string(&mut text).await.unwrap();
         let start = format!("{name}{{outcome=\"{outcome}\"}} ");
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(start.as_str()));
-        line.expect("every outcome is counted from the start")
-            .parse()
-            .unwrap()
+        let line = text.lines().find_map(|line| line.strip_prefix(start.as_str()));
+        line.expect("every outcome is counted from the start").parse().unwrap()
     }
 
     async fn expect(&self, name: &str, outcome: &str, wanted: u64) {
@@ -109,23 +91,18 @@ impl Fixture {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, reached)
-            .await
-            .unwrap_or_else(|_| panic!("{outcome} is not {wanted}"));
+        timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{outcome} is not {wanted}"));
     }
 
     async fn expect_session(&self, outcome: &str) {
-        self.expect("sealpost_relay_sessions_total", outcome, 1)
-            .await;
+        self.expect("sealpost_relay_sessions_total", outcome, 1).await;
     }
 
     /// A sender that has sent its ClientHello.
     async fn sender(&self) -> TcpStream {
         let mut tcp = TcpStream::connect(self.smtp).await.unwrap();
         line(&mut tcp, "220 ").await;
-        tcp.write_all(b"EHLO mail.sender.example\r\n")
-            .await
-            .unwrap();
+        tcp.write_all(b"EHLO mail.sender.example\r\n").await.unwrap();
         line(&mut tcp, "250 STARTTLS").await;
         tcp.write_all(b"STARTTLS\r\n").await.unwrap();
         line(&mut tcp, "220 ").await;
@@ -137,28 +114,16 @@ impl Fixture {
 /// Reads lines up to one that begins with `start`.
 async fn line(tcp: &mut TcpStream, start: &str) {
     let mut text = Vec::new();
-    while !text
-        .split(|&b| b == b'\n')
-        .any(|line| line.starts_with(start.as_bytes()))
+    while !text.split(|&b| b == b'\n').any(|line| line.starts_with(start.as_bytes()))
         || !text.ends_with(b"\n")
     {
-        assert!(
-            timeout(PATIENCE, tcp.read_buf(&mut text))
-                .await
-                .unwrap()
-                .unwrap()
-                > 0,
-            "{text:?}"
-        );
+        assert!(timeout(PATIENCE, tcp.read_buf(&mut text)).await.unwrap().unwrap() > 0, "{text:?}");
     }
 }
 
 async fn rest(tcp: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
-    timeout(PATIENCE, tcp.read_to_end(&mut all))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(PATIENCE, tcp.read_to_end(&mut all)).await.unwrap().unwrap();
     all
 }
 
@@ -174,23 +139,12 @@ async fn a_box_of_an_unknown_version_is_told_so() {
     let relay = Fixture::new("", "").await;
     let connection = relay.dial(&relay.home).await.unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
-    let future = Hello {
-        min_version: 200,
-        max_version: 201,
-        ..Hello::ours("from the future")
-    };
-    send.write_all(&Message::Hello(future).encode())
-        .await
-        .unwrap();
+    let future = Hello { min_version: 200, max_version: 201, ..Hello::ours("from the future") };
+    send.write_all(&Message::Hello(future).encode()).await.unwrap();
     let reason = timeout(PATIENCE, connection.closed()).await.unwrap();
-    assert!(
-        reason.to_string().contains("update the older one"),
-        "{reason}"
-    );
+    assert!(reason.to_string().contains("update the older one"), "{reason}");
     assert_eq!(closed_for(reason), ResetCode::Version);
-    relay
-        .expect("sealpost_relay_tunnels_total", "version", 1)
-        .await;
+    relay.expect("sealpost_relay_tunnels_total", "version", 1).await;
 }
 
 #[tokio::test]
@@ -203,9 +157,7 @@ async fn a_box_that_greets_with_nonsense_is_cut() {
         let reason = timeout(PATIENCE, connection.closed()).await.unwrap();
         assert_eq!(closed_for(reason), ResetCode::Protocol);
     }
-    relay
-        .expect("sealpost_relay_tunnels_total", "greeting-failed", 3)
-        .await;
+    relay.expect("sealpost_relay_tunnels_total", "greeting-failed", 3).await;
 }
 
 #[tokio::test]
@@ -213,15 +165,10 @@ async fn streams_that_a_box_opens_are_refused_and_cost_nothing() {
     let relay = Fixture::new("", "").await;
     let (home, _control) = relay.connected().await;
     for _ in 0..100 {
-        let (mut send, mut recv) = timeout(PATIENCE, home.open_bi())
-            .await
-            .expect("places come back")
-            .unwrap();
+        let (mut send, mut recv) =
+            timeout(PATIENCE, home.open_bi()).await.expect("places come back").unwrap();
         let _ = send.write_all(&[0; 100]).await;
-        let ended = timeout(PATIENCE, recv.read_to_end(10))
-            .await
-            .unwrap()
-            .unwrap_err();
+        let ended = timeout(PATIENCE, recv.read_to_end(10)).await.unwrap().unwrap_err();
         let reason = quinn::ReadError::Reset(ResetCode::ServiceUnknown.into());
         assert_eq!(ended, quinn::ReadToEndError::Read(reason));
     }
@@ -234,13 +181,8 @@ async fn a_box_with_a_wrong_key_is_not_admitted() {
         Ok(connection) => timeout(PATIENCE, connection.closed()).await.unwrap(),
         Err(reason) => reason,
     };
-    assert!(
-        matches!(reason, quinn::ConnectionError::ConnectionClosed(_)),
-        "{reason}"
-    );
-    relay
-        .expect("sealpost_relay_tunnels_total", "handshake-failed", 1)
-        .await;
+    assert!(matches!(reason, quinn::ConnectionError::ConnectionClosed(_)), "{reason}");
+    relay.expect("sealpost_relay_tunnels_total", "handshake-failed", 1).await;
 }
 
 #[tokio::test]
@@ -252,11 +194,7 @@ async fn a_hoard_of_tunnels_of_one_box_is_bounded() {
     }
     let oldest = timeout(PATIENCE, tunnels[0].0.closed()).await.unwrap();
     assert_eq!(closed_for(oldest), ResetCode::Replaced);
-    assert!(
-        tunnels[1..]
-            .iter()
-            .all(|(tunnel, _)| tunnel.close_reason().is_none())
-    );
+    assert!(tunnels[1..].iter().all(|(tunnel, _)| tunnel.close_reason().is_none()));
 }
 
 #[tokio::test]
@@ -272,25 +210,16 @@ async fn a_box_that_answers_keeps_its_older_tunnel() {
 async fn senders_of_a_box_that_was_killed_do_not_wait_for_the_idle_timeout() {
     let relay = Arc::new(Fixture::new("", "").await);
     // A runtime of its own stands for the process of the box.
-    let process = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let process = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let connecting = relay.clone();
-    let (old, _control) = process
-        .spawn(async move { connecting.connected().await })
-        .await
-        .unwrap();
+    let (old, _control) = process.spawn(async move { connecting.connected().await }).await.unwrap();
     let mut sender = relay.sender().await;
     let (mut send, _recv) = timeout(PATIENCE, old.accept_bi()).await.unwrap().unwrap();
     send.write_all(b"server hello").await.unwrap();
     sender.read_exact(&mut [0; 12]).await.unwrap();
     process.shutdown_background();
     let (_anew, _anew_control) = relay.connected().await;
-    let error = timeout(PATIENCE, sender.read(&mut [0]))
-        .await
-        .unwrap()
-        .unwrap_err();
+    let error = timeout(PATIENCE, sender.read(&mut [0])).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     relay.expect_session("tunnel-lost").await;
 }
@@ -329,10 +258,7 @@ async fn a_hello_is_offered_again_when_the_tunnel_is_lost_before_an_answer() {
     let (_send, _recv) = timeout(PATIENCE, first.accept_bi()).await.unwrap().unwrap();
     first.close(0u32.into(), b"power cut");
     let (second, _control) = relay.connected().await;
-    let (mut send, mut recv) = timeout(PATIENCE, second.accept_bi())
-        .await
-        .unwrap()
-        .unwrap();
+    let (mut send, mut recv) = timeout(PATIENCE, second.accept_bi()).await.unwrap().unwrap();
     let chunk = recv.read_chunk(9000, true).await.unwrap().unwrap().bytes;
     assert!(chunk.ends_with(HELLO));
     send.write_all(b"server hello").await.unwrap();
@@ -346,15 +272,9 @@ async fn a_hello_is_offered_again_when_the_box_dials_anew() {
     let relay = Fixture::new("", "").await;
     let (silent, _control) = relay.connected().await;
     let mut sender = relay.sender().await;
-    let (_send, mut old) = timeout(PATIENCE, silent.accept_bi())
-        .await
-        .unwrap()
-        .unwrap();
+    let (_send, mut old) = timeout(PATIENCE, silent.accept_bi()).await.unwrap().unwrap();
     let (second, _control) = relay.connected().await;
-    let (mut send, _recv) = timeout(PATIENCE, second.accept_bi())
-        .await
-        .unwrap()
-        .unwrap();
+    let (mut send, _recv) = timeout(PATIENCE, second.accept_bi()).await.unwrap().unwrap();
     send.write_all(b"server hello").await.unwrap();
     send.finish().unwrap();
     assert_eq!(rest(&mut sender).await, b"server hello");
@@ -371,10 +291,7 @@ async fn a_silent_home_is_given_up_with_an_alert() {
     assert_eq!(rest(&mut sender).await, [21, 3, 3, 0, 2, 2, 80]);
     drop(sender);
     relay.expect_session("home-timeout").await;
-    let ended = timeout(PATIENCE, recv.read_to_end(9000))
-        .await
-        .unwrap()
-        .unwrap_err();
+    let ended = timeout(PATIENCE, recv.read_to_end(9000)).await.unwrap().unwrap_err();
     let reason = quinn::ReadError::Reset(ResetCode::HomeTimeout.into());
     assert_eq!(ended, quinn::ReadToEndError::Read(reason));
 }
@@ -406,10 +323,7 @@ async fn too_many_senders_are_told_to_come_later_and_places_come_back() {
     let mut second = TcpStream::connect(relay.smtp).await.unwrap();
     line(&mut second, "220 ").await;
     let mut third = TcpStream::connect(relay.smtp).await.unwrap();
-    assert_eq!(
-        rest(&mut third).await,
-        b"421 4.3.2 Too busy, try again later\r\n"
-    );
+    assert_eq!(rest(&mut third).await, b"421 4.3.2 Too busy, try again later\r\n");
     relay.expect_session("busy-prefix").await;
     drop(first);
     relay.expect_session("disconnected").await;

@@ -1,10 +1,7 @@
 //! ClientHellos of real TLS libraries, whole, in every prefix, in every split and in several
 //! records: what the relay reads in them never depends on how they arrive.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot be set up has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use sealpost_relay::ingress::client_hello::{Hello, HelloError, HelloReader, MAX_HELLO};
 use sealpost_relay::route::Sni;
@@ -22,62 +19,17 @@ fn captured() -> Vec<(&'static str, &'static [u8], Sni, bool)> {
     let home = || Sni::Name("mx.home.example".parse().unwrap());
     vec![
         ("openssl", captured!("openssl-3-sni"), home(), true),
-        (
-            "openssl, TLS 1.2",
-            captured!("openssl-3-tls12"),
-            home(),
-            true,
-        ),
-        (
-            "openssl, no name",
-            captured!("openssl-3-no-sni"),
-            Sni::Absent,
-            true,
-        ),
+        ("openssl, TLS 1.2", captured!("openssl-3-tls12"), home(), true),
+        ("openssl, no name", captured!("openssl-3-no-sni"), Sni::Absent, true),
         // RFC 6066 forbids addresses; the TLS library skips them as if nothing was said.
-        (
-            "openssl, address",
-            captured!("openssl-3-address"),
-            Sni::Absent,
-            true,
-        ),
-        (
-            "openssl, underscore",
-            captured!("openssl-3-underscore"),
-            Sni::Bad,
-            true,
-        ),
-        (
-            "openssl, one label",
-            captured!("openssl-3-dummy"),
-            Sni::Bad,
-            true,
-        ),
-        (
-            "openssl, ALPN of the web",
-            captured!("openssl-3-alpn-http"),
-            home(),
-            false,
-        ),
-        (
-            "openssl, ALPN with smtp",
-            captured!("openssl-3-alpn-smtp"),
-            home(),
-            true,
-        ),
+        ("openssl, address", captured!("openssl-3-address"), Sni::Absent, true),
+        ("openssl, underscore", captured!("openssl-3-underscore"), Sni::Bad, true),
+        ("openssl, one label", captured!("openssl-3-dummy"), Sni::Bad, true),
+        ("openssl, ALPN of the web", captured!("openssl-3-alpn-http"), home(), false),
+        ("openssl, ALPN with smtp", captured!("openssl-3-alpn-smtp"), home(), true),
         ("gnutls", captured!("gnutls-sni"), home(), true),
-        (
-            "gnutls, no name",
-            captured!("gnutls-no-sni"),
-            Sni::Absent,
-            true,
-        ),
-        (
-            "rustls, post-quantum",
-            captured!("rustls-post-quantum"),
-            home(),
-            true,
-        ),
+        ("gnutls, no name", captured!("gnutls-no-sni"), Sni::Absent, true),
+        ("rustls, post-quantum", captured!("rustls-post-quantum"), home(), true),
     ]
 }
 
@@ -107,11 +59,7 @@ fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
 #[test]
 fn real_hellos_say_whom_they_mean() {
     for (name, bytes, sni, speaks_mail) in captured() {
-        assert_eq!(
-            read(&[bytes]),
-            Ok(Some(Hello { sni, speaks_mail })),
-            "{name}"
-        );
+        assert_eq!(read(&[bytes]), Ok(Some(Hello { sni, speaks_mail })), "{name}");
     }
 }
 
@@ -129,11 +77,7 @@ fn every_split_gives_the_same_verdict() {
     for (name, bytes, ..) in captured() {
         let whole = read(&[bytes]);
         for at in 0..=bytes.len() {
-            assert_eq!(
-                read(&[&bytes[..at], &bytes[at..]]),
-                whole,
-                "{name} split at {at}"
-            );
+            assert_eq!(read(&[&bytes[..at], &bytes[at..]]), whole, "{name} split at {at}");
         }
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(read(&single), whole, "{name} octet by octet");
@@ -187,10 +131,7 @@ fn a_hello_without_an_end_is_bounded() {
 
 #[test]
 fn a_hello_that_cannot_be_read_names_nobody() {
-    let unreadable = Ok(Some(Hello {
-        sni: Sni::Unreadable,
-        speaks_mail: true,
-    }));
+    let unreadable = Ok(Some(Hello { sni: Sni::Unreadable, speaks_mail: true }));
     // A ServerHello, and a ClientHello that ends inside its random number.
     for message in [&[2, 0, 0, 2, 3, 3][..], &[1, 0, 0, 4, 3, 3, 0, 0]] {
         let length = u8::try_from(message.len()).unwrap();

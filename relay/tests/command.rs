@@ -1,9 +1,6 @@
 //! The program as an operator types it.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot be set up has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -33,10 +30,7 @@ fn a_good_configuration_is_checked_with_0() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(&["check-config"], &config(dir.path(), ""));
     assert_eq!(output.status.code(), Some(0));
-    assert!(
-        !dir.path().join("state").exists(),
-        "checking changes nothing"
-    );
+    assert!(!dir.path().join("state").exists(), "checking changes nothing");
 }
 
 #[test]
@@ -47,10 +41,7 @@ fn a_bad_configuration_is_refused_with_78_and_the_line() {
         let output = run(&[command], &path);
         assert_eq!(output.status.code(), Some(78), "{command}");
         let error = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            error.contains("relay.toml:6: unknown field `prak`"),
-            "{error}"
-        );
+        assert!(error.contains("relay.toml:6: unknown field `prak`"), "{error}");
         assert!(error.contains("6 | prak = \"5s\""), "{error}");
         assert!(error.contains("help: did you mean `park`?"), "{error}");
     }
@@ -69,10 +60,7 @@ fn the_key_is_made_once_and_printed() {
     let first = run(&["key"], &path);
     assert_eq!(first.status.code(), Some(0));
     let text = String::from_utf8(first.stdout.clone()).unwrap();
-    assert!(
-        text.trim().parse::<sealpost_tunnel::PublicKey>().is_ok(),
-        "{text}"
-    );
+    assert!(text.trim().parse::<sealpost_tunnel::PublicKey>().is_ok(), "{text}");
     assert_eq!(run(&["key"], &path).stdout, first.stdout);
 }
 
@@ -85,10 +73,7 @@ fn an_address_that_is_taken_is_named() {
     let output = run(&["run"], &path);
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        error.contains(&format!("cannot listen on {address}")),
-        "{error}"
-    );
+    assert!(error.contains(&format!("cannot listen on {address}")), "{error}");
 }
 
 #[test]

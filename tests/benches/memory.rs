@@ -3,10 +3,7 @@
 //!
 //! `cargo bench -p sealpost-tests --bench memory -- [COUNT]`; needs 4 open files a session.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a bench that cannot be set up has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot be set up has failed")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -27,14 +24,8 @@ const SERVER_HELLO: &[u8] = &[22; 100];
 const SETTLE: Duration = Duration::from_secs(5);
 
 fn main() {
-    let count = std::env::args()
-        .filter_map(|a| a.parse().ok())
-        .next_back()
-        .unwrap_or(1_000);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let count = std::env::args().filter_map(|a| a.parse().ok()).next_back().unwrap_or(1_000);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(measure(count));
 }
 
@@ -51,15 +42,10 @@ async fn measure(count: usize) {
     for identity in &boxes {
         let connecting = quic::dial(&endpoint, relay.tunnel, identity, relay.key).unwrap();
         let connection = connecting.await.unwrap();
-        let control = Control::open(&connection, &Hello::ours("bench"))
-            .await
-            .unwrap();
+        let control = Control::open(&connection, &Hello::ours("bench")).await.unwrap();
         connected.push((connection, control));
     }
-    println!(
-        "{count} boxes connected one after the other in {:.2?}",
-        began.elapsed()
-    );
+    println!("{count} boxes connected one after the other in {:.2?}", began.elapsed());
     sleep(SETTLE).await;
     let idle_boxes = relay.memory();
     report("idle box", empty, idle_boxes, count);
@@ -105,11 +91,7 @@ fn open_session(relay: SocketAddr) -> TcpStream {
 
 fn report(what: &str, before: u64, after: u64, count: usize) {
     let each = after.saturating_sub(before) as f64 / count as f64 / 1024.0;
-    println!(
-        "{what}: {each:.1} KB ({} KB to {} KB)",
-        before / 1024,
-        after / 1024
-    );
+    println!("{what}: {each:.1} KB ({} KB to {} KB)", before / 1024, after / 1024);
 }
 
 struct Relay {
@@ -132,11 +114,8 @@ impl Relay {
             state.path()
         );
         for (at, identity) in boxes.iter().enumerate() {
-            let mx = if at == 0 {
-                "mx.home.example".into()
-            } else {
-                format!("mx{at}.home.example")
-            };
+            let mx =
+                if at == 0 { "mx.home.example".into() } else { format!("mx{at}.home.example") };
             text += &format!(
                 "[[box]]\nname = \"b{at}\"\nkey = \"{}\"\nmx = [\"{mx}\"]\n",
                 identity.public()
@@ -164,22 +143,13 @@ impl Relay {
             }
         }
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self {
-            child,
-            key: key.unwrap(),
-            smtp: addresses[0],
-            tunnel: addresses[1],
-            _state: state,
-        }
+        Self { child, key: key.unwrap(), smtp: addresses[0], tunnel: addresses[1], _state: state }
     }
 
     /// Bytes of the relay's own memory; what the kernel keeps for its sockets is not in it.
     fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:"))
-            .unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 }

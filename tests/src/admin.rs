@@ -15,10 +15,7 @@ pub const AGENT: u16 = 9026;
 /// The status and body that the program on `machine` answers to a GET.
 pub fn get(machine: &Machine, port: u16, path: &str) -> Result<(u16, String)> {
     let mut stream = connect(machine, "127.0.0.1", port)?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let code = answer.split(' ').nth(1).context("an HTTP status line")?;
@@ -29,8 +26,6 @@ pub fn get(machine: &Machine, port: u16, path: &str) -> Result<(u16, String)> {
 /// The value of a metric as `/metrics` writes it, labels included; nothing if it is not there.
 pub fn metric(machine: &Machine, port: u16, name: &str) -> Result<Option<f64>> {
     let (_, body) = get(machine, port, "/metrics")?;
-    let value = body
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     Ok(value.map(str::parse).transpose()?)
 }

@@ -28,11 +28,7 @@ impl Certificate {
         let key = KeyPair::generate()?;
         let certificate = CertificateParams::new([name.to_owned()])?.self_signed(&key)?;
         let fingerprint = digest(&SHA256, &key.subject_public_key_info());
-        let hex: String = fingerprint
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex: String = fingerprint.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Certificate {
             certificate: certificate.pem(),
             der: certificate.der().clone(),

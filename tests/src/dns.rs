@@ -33,10 +33,7 @@ impl Names {
     pub fn start(network: &Network, records: &str) -> Result<Names> {
         let server = serve(network, records)?;
         let resolver = resolve(network)?;
-        Ok(Names {
-            _server: server,
-            _resolver: resolver,
-        })
+        Ok(Names { _server: server, _resolver: resolver })
     }
 }
 
@@ -86,10 +83,7 @@ fn resolve(network: &Network) -> Result<Process> {
          root-hints: \"/etc/world/hints\"\n  trust-anchor-file: \"/etc/world/anchor\"\n",
     )?;
     // `trust-ad` lets programs believe the resolver's word that it has validated.
-    machine.write(
-        "/etc/resolv.conf",
-        "nameserver 127.0.0.1\noptions trust-ad edns0\n",
-    )?;
+    machine.write("/etc/resolv.conf", "nameserver 127.0.0.1\noptions trust-ad edns0\n")?;
     let command = ["unbound", "-d", "-c", "/etc/world/unbound.conf"];
     let resolver = Process::start(machine, "unbound", &command)?;
     // Asking earlier would cost the patience of `drill`, which is five seconds.

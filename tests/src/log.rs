@@ -26,9 +26,7 @@ impl<'a> Log<'a> {
     /// tail of a failure shows it.
     pub fn events(&self) -> Vec<Value> {
         let text = self.machine.read(&Process::log_of(self.name));
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The events with this message and these fields.
@@ -78,9 +76,7 @@ impl<'a> Log<'a> {
             let mut sessions = self.matching("session", &[]);
             sessions.retain(|session| {
                 let ends = ["carried", "sender-reset", "home-reset", "relay-reset"];
-                session["outcome"]
-                    .as_str()
-                    .is_some_and(|end| ends.contains(&end))
+                session["outcome"].as_str().is_some_and(|end| ends.contains(&end))
             });
             Ok(sessions.pop())
         })

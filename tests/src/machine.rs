@@ -86,12 +86,7 @@ impl Machine {
             let status = holder.wait()?;
             bail!("machine {name} did not start ({status}); it needs the rights of root");
         };
-        Ok(Machine {
-            name: name.to_owned(),
-            pid,
-            holder,
-            lifeline,
-        })
+        Ok(Machine { name: name.to_owned(), pid, holder, lifeline })
     }
 
     /// The name that log tails and failures use.

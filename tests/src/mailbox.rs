@@ -38,20 +38,13 @@ pub fn expect_one_copy(home: &Machine, message: &Message) -> Result<()> {
     ensure!(copies.len() == 1, "{} copies arrived", copies.len());
     for copy in copies {
         let Some(start) = copy.len().checked_sub(message.bytes().len()) else {
-            bail!(
-                "truncated: {} of {} bytes arrived",
-                copy.len(),
-                message.bytes().len()
-            );
+            bail!("truncated: {} of {} bytes arrived", copy.len(), message.bytes().len());
         };
         let (added, arrived) = copy.split_at(start);
         ensure!(
             arrived == message.bytes(),
             "the message was altered on its way; first difference at byte {:?}",
-            arrived
-                .iter()
-                .zip(message.bytes())
-                .position(|(arrived, sent)| arrived != sent)
+            arrived.iter().zip(message.bytes()).position(|(arrived, sent)| arrived != sent)
         );
         ensure!(
             added.ends_with(b"\n") && !String::from_utf8_lossy(added).contains("\n\n"),
@@ -71,12 +64,7 @@ pub fn expect_empty(home: &Machine) -> Result<()> {
 fn copies(home: &Machine, message: &Message) -> Result<Vec<Vec<u8>>> {
     let id = message.id().as_bytes();
     let mut messages = messages(home)?;
-    messages.retain(|bytes| {
-        bytes
-            .windows(id.len())
-            .take(8192)
-            .any(|window| window == id)
-    });
+    messages.retain(|bytes| bytes.windows(id.len()).take(8192).any(|window| window == id));
     Ok(messages)
 }
 

@@ -23,9 +23,7 @@ impl Message {
     /// A message of at least `size` bytes. The content does not repeat, so a lost, doubled or
     /// moved piece shows; some lines are such that a careless copy alters them.
     pub fn of_size(subject: &str, size: usize) -> Message {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let id = format!("<{now}.{}@sender.example>", std::process::id());
         // All the headers that a mail server would add were they missing.
         let mut bytes = format!(

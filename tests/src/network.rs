@@ -44,12 +44,7 @@ const LINKS: [(&str, &[&str], &[&str]); 3] = [
     (
         "relay",
         &["203.0.113.254/24", "2001:db8:1::ffff/64"],
-        &[
-            "203.0.113.1/24",
-            "203.0.113.7/24",
-            "2001:db8:1::1/64",
-            "2001:db8:1::a/64",
-        ],
+        &["203.0.113.1/24", "203.0.113.7/24", "2001:db8:1::1/64", "2001:db8:1::a/64"],
     ),
     ("nat", &["192.0.2.1/24"], &["192.0.2.2/24", "192.0.2.3/24"]),
 ];
@@ -94,13 +89,7 @@ impl Network {
 
     /// All machines, in the order in which a message passes them.
     pub fn machines(&self) -> [&Machine; 5] {
-        [
-            &self.sender,
-            &self.internet,
-            &self.relay,
-            &self.nat,
-            &self.home,
-        ]
+        [&self.sender, &self.internet, &self.relay, &self.nat, &self.home]
     }
 
     fn link(&self) -> Result<()> {
@@ -118,13 +107,7 @@ impl Network {
             }
             machine.run(&routes)?;
         }
-        join(
-            &self.nat,
-            "home",
-            &["10.20.0.1/24"],
-            &self.home,
-            &["10.20.0.2/24"],
-        )?;
+        join(&self.nat, "home", &["10.20.0.1/24"], &self.home, &["10.20.0.2/24"])?;
         self.home.run("ip route add default via 10.20.0.1")?;
         Ok(())
     }

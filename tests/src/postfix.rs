@@ -152,10 +152,7 @@ pub fn bytes_coming_in(machine: &Machine) -> u64 {
     let Ok(entries) = fs::read_dir(machine.path("/var/spool/postfix/incoming")) else {
         return 0;
     };
-    entries
-        .filter_map(|entry| entry.ok()?.metadata().ok())
-        .map(|file| file.len())
-        .sum()
+    entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
 fn start(machine: &Machine, settings: &str, ports: &str) -> Result<()> {
@@ -185,11 +182,7 @@ pub(crate) fn submit(machine: &Machine, sendmail: &str, message: &Message) -> Re
         .stdin(Stdio::piped())
         .spawn()
         .context("run sendmail")?;
-    child
-        .stdin
-        .take()
-        .context("sendmail's input")?
-        .write_all(message.bytes())?;
+    child.stdin.take().context("sendmail's input")?.write_all(message.bytes())?;
     let status = child.wait()?;
     ensure!(status.success(), "{sendmail}: {status}");
     Ok(())

@@ -33,10 +33,7 @@ impl Process {
         wait_until(&format!("{name} to start"), Duration::from_secs(5), || {
             Ok(!machine.read(&pid_file).is_empty())
         })?;
-        Ok(Process {
-            name: name.to_owned(),
-            child,
-        })
+        Ok(Process { name: name.to_owned(), child })
     }
 
     /// Where the output of the process `name` goes.
@@ -49,10 +46,7 @@ impl Process {
         if let Some(status) = self.child.try_wait()? {
             bail!("{} has already ended: {status}", self.name);
         }
-        machine.run(&format!(
-            "kill -{signal} $(cat {})",
-            pid_file_of(&self.name)
-        ))?;
+        machine.run(&format!("kill -{signal} $(cat {})", pid_file_of(&self.name)))?;
         Ok(())
     }
 

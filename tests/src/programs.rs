@@ -31,9 +31,7 @@ fn build() -> Result<PathBuf> {
     let target = profile.parent().context("the target directory")?;
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut command = Command::new(cargo);
-        command
-            .args(["build", "--quiet", "--locked", "--target-dir"])
-            .arg(target);
+        command.args(["build", "--quiet", "--locked", "--target-dir"]).arg(target);
         for program in PROGRAMS {
             command.args(["--package", program]);
         }
@@ -44,11 +42,7 @@ fn build() -> Result<PathBuf> {
     }
     for program in PROGRAMS {
         let path = profile.join(program);
-        ensure!(
-            path.exists(),
-            "{} is missing: build it first",
-            path.display()
-        );
+        ensure!(path.exists(), "{} is missing: build it first", path.display());
     }
     Ok(profile.to_path_buf())
 }

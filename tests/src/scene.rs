@@ -73,10 +73,7 @@ impl Setup {
         mx_name: MX_NAME,
         mx: RELAY_SHARED_V4,
         at: At::Postfix(""),
-        service: Service {
-            proxy: "v2",
-            port: postfix::PROXY_PORT,
-        },
+        service: Service { proxy: "v2", port: postfix::PROXY_PORT },
         agent: true,
     };
 }
@@ -117,10 +114,7 @@ pub fn allowed() -> Result<bool> {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?");
         // Past the test runner's capture: nobody shall believe that this was tried.
-        writeln!(
-            std::io::stderr(),
-            "SKIPPED {name}: network namespaces need root"
-        )?;
+        writeln!(std::io::stderr(), "SKIPPED {name}: network namespaces need root")?;
     }
     Ok(root)
 }
@@ -165,14 +159,7 @@ impl Scene {
             From::Exim(tls) => Some(Box::new(EximSender::start(&network.sender, tls)?)),
             From::Scenario => None,
         };
-        let mut scene = Scene {
-            relay,
-            agent: None,
-            certificate,
-            server,
-            _names: names,
-            network,
-        };
+        let mut scene = Scene { relay, agent: None, certificate, server, _names: names, network };
         if setup.agent {
             let connected = scene.start_agent(1);
             with_log_tails(&scene.network, || connected)?;
@@ -219,11 +206,9 @@ impl Scene {
         let message = Message::of_size("interrupted", size);
         self.send(&message)?;
         let some = size as u64 / 8;
-        wait_until(
-            "a part of the message at home",
-            Duration::from_secs(20),
-            || Ok(postfix::bytes_coming_in(&self.network.home) > some),
-        )?;
+        wait_until("a part of the message at home", Duration::from_secs(20), || {
+            Ok(postfix::bytes_coming_in(&self.network.home) > some)
+        })?;
         let part = postfix::bytes_coming_in(&self.network.home);
         ensure!(part < size as u64, "all of the message is at home already");
         Ok(message)
@@ -271,9 +256,7 @@ fn log_tails(network: &Network) -> String {
         .machines()
         .iter()
         .map(|machine: &&Machine| {
-            let logs = machine
-                .run(&script)
-                .unwrap_or_else(|error| format!("{error:#}"));
+            let logs = machine.run(&script).unwrap_or_else(|error| format!("{error:#}"));
             format!("──── {} ────\n{logs}", machine.name())
         })
         .collect()
@@ -282,9 +265,7 @@ fn log_tails(network: &Network) -> String {
 /// The zone of a box, served to the senders. `mx` is an address of the relay.
 pub fn records(mx_name: &str, mx: &str, tlsa: Option<&str>) -> String {
     let kind = if mx.contains(':') { "AAAA" } else { "A" };
-    let tlsa = tlsa.map_or(String::new(), |data| {
-        format!("_25._tcp.{mx_name}. IN TLSA {data}\n")
-    });
+    let tlsa = tlsa.map_or(String::new(), |data| format!("_25._tcp.{mx_name}. IN TLSA {data}\n"));
     format!(
         "home.example. IN MX 10 {mx_name}.\n{mx_name}. IN {kind} {mx}\n{tlsa}\
          mail.sender.example. IN A {SENDER_V4}\n"

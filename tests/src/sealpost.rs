@@ -84,16 +84,12 @@ pub fn start_agent(machine: &Machine) -> Result<Process> {
 
 /// Waits until the agent is connected for the `count`th time since its log began.
 pub fn expect_tunnel(home: &Machine, count: usize) -> Result<()> {
-    agent_log(home)
-        .expect_nth(count, "tunnel up", &[], Duration::from_secs(30))
-        .map(drop)
+    agent_log(home).expect_nth(count, "tunnel up", &[], Duration::from_secs(30)).map(drop)
 }
 
 /// Waits until the agent has judged the mail server, and demands that `result`.
 pub fn expect_self_test(home: &Machine, result: &str) -> Result<()> {
-    agent_log(home)
-        .expect("self-test", &[("service", "smtp"), ("result", result)])
-        .map(drop)
+    agent_log(home).expect("self-test", &[("service", "smtp"), ("result", result)]).map(drop)
 }
 
 /// The relay's log.

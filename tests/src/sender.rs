@@ -56,12 +56,7 @@ pub fn expect_log(
 /// Demands that the sender has put a message off, still has it, and has bounced none.
 /// Returns the log line that gives its reason.
 pub fn expect_deferred(server: &dyn SendingServer, machine: &Machine) -> Result<String> {
-    let reason = expect_log(
-        server,
-        machine,
-        &[server.deferral()],
-        Duration::from_secs(40),
-    )?;
+    let reason = expect_log(server, machine, &[server.deferral()], Duration::from_secs(40))?;
     let bounce = server.bounce();
     ensure!(!server.log(machine).contains(bounce), "the message bounced");
     ensure!(server.queued(machine)? == 1, "the message left the queue");

@@ -69,11 +69,7 @@ pub fn line(stream: &mut impl Read) -> Result<String> {
     let mut byte = [0];
     while line.last() != Some(&b'\n') {
         let read = stream.read(&mut byte).context("read a line")?;
-        ensure!(
-            read == 1,
-            "closed after {:?}",
-            String::from_utf8_lossy(&line)
-        );
+        ensure!(read == 1, "closed after {:?}", String::from_utf8_lossy(&line));
         line.push(byte[0]);
     }
     Ok(String::from_utf8_lossy(&line).into_owned())

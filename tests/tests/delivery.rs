@@ -61,13 +61,7 @@ fn a_message_of_25_megabytes_is_delivered_unchanged() -> Result<()> {
 
 #[test]
 fn the_home_server_sees_the_sender_by_proxy_v1() -> Result<()> {
-    let setup = Setup {
-        service: Service {
-            proxy: "v1",
-            port: PROXY_PORT,
-        },
-        ..Setup::STANDARD
-    };
+    let setup = Setup { service: Service { proxy: "v1", port: PROXY_PORT }, ..Setup::STANDARD };
     scenario(setup, |scene| {
         expect_self_test(&scene.network.home, "passed")?;
         deliver_one(scene)?;
@@ -79,10 +73,7 @@ fn the_home_server_sees_the_sender_by_proxy_v1() -> Result<()> {
 fn a_home_server_without_proxy_that_trusts_nobody_gets_mail() -> Result<()> {
     let setup = Setup {
         at: At::Postfix("mynetworks ="),
-        service: Service {
-            proxy: "none",
-            port: BARE_PORT,
-        },
+        service: Service { proxy: "none", port: BARE_PORT },
         ..Setup::STANDARD
     };
     scenario(setup, |scene| {
@@ -93,11 +84,7 @@ fn a_home_server_without_proxy_that_trusts_nobody_gets_mail() -> Result<()> {
 }
 
 fn delivers_by_name(from: From, mx: &'static str, client: &str) -> Result<()> {
-    let setup = Setup {
-        from,
-        mx,
-        ..Setup::STANDARD
-    };
+    let setup = Setup { from, mx, ..Setup::STANDARD };
     scenario(setup, |scene| {
         expect_self_test(&scene.network.home, "passed")?;
         let (ready, body) = admin::get(&scene.network.home, admin::AGENT, "/readyz")?;
@@ -107,30 +94,19 @@ fn delivers_by_name(from: From, mx: &'static str, client: &str) -> Result<()> {
         scene.expect_sender_log(&[scene.server()?.dane_verified()])?;
         expect_client(scene, client)?;
         let session = scene.relay_log().expect_transfer()?;
-        ensure!(
-            session["sni"] == MX_NAME,
-            "routed by another name: {session}"
-        );
+        ensure!(session["sni"] == MX_NAME, "routed by another name: {session}");
         Ok(())
     })
 }
 
 fn delivers_without_name(from: From, mx: &'static str, client: &str) -> Result<()> {
-    let setup = Setup {
-        from,
-        mx,
-        ..Setup::STANDARD
-    };
+    let setup = Setup { from, mx, ..Setup::STANDARD };
     scenario(setup, |scene| {
         deliver_one(scene)?;
         expect_client(scene, client)?;
         let session = scene.relay_log().expect_transfer()?;
         ensure!(session["sni"] != MX_NAME, "a name was sent: {session}");
-        ensure!(
-            session["local"]
-                .as_str()
-                .is_some_and(|local| local.contains(mx))
-        );
+        ensure!(session["local"].as_str().is_some_and(|local| local.contains(mx)));
         Ok(())
     })
 }
@@ -144,10 +120,7 @@ fn deliver_one(scene: &Scene) -> Result<()> {
     let agent = scene.agent_log().expect_transfer()?;
     ensure!(relay["box"] == "home", "{relay}");
     ensure!(agent["service"] == "smtp", "{agent}");
-    ensure!(
-        relay["session"] == agent["session"],
-        "different ids: {relay} {agent}"
-    );
+    ensure!(relay["session"] == agent["session"], "different ids: {relay} {agent}");
     // Postfix says so whichever sender it was: what it took came in TLS.
     ensure!(postfix::log(&scene.network.home).contains("TLS connection established from"));
     Ok(())
@@ -155,10 +128,7 @@ fn deliver_one(scene: &Scene) -> Result<()> {
 
 fn expect_client(scene: &Scene, client: &str) -> Result<()> {
     let log = postfix::log(&scene.network.home);
-    let received = log
-        .lines()
-        .find(|line| line.contains(": client="))
-        .unwrap_or_default();
+    let received = log.lines().find(|line| line.contains(": client=")).unwrap_or_default();
     ensure!(
         received.contains(&format!("[{client}]")),
         "the home server saw another client: {received}"

@@ -69,27 +69,18 @@ fn play(relay: &Relay, file: &Path, client: Ipv4Addr) -> Result<()> {
                 let (count, text) = rest.split_once(' ').with_context(context)?;
                 talk.send(&unescape(text)?.repeat(count.parse()?))
             }
-            ">hello" => talk.send(&std::fs::read(
-                folder("hellos").join(format!("{rest}.bin")),
-            )?),
+            ">hello" => talk.send(&std::fs::read(folder("hellos").join(format!("{rest}.bin")))?),
             "<" => talk.expect_line(rest),
             "<alert" => talk.expect_alert(rest.parse()?),
             "<end" => talk.expect_end(),
-            "close" => talk
-                .0
-                .get_ref()
-                .shutdown(Shutdown::Write)
-                .map_err(Into::into),
+            "close" => talk.0.get_ref().shutdown(Shutdown::Write).map_err(Into::into),
             "outcome" => relay.expect_outcome(&mut before, rest),
             "again" => Talk::connect(client, relay.smtp).map(|anew| talk = anew),
             _ => bail!("{}: no such verb", context()),
         }
         .with_context(context)?;
     }
-    ensure!(
-        text.contains("\noutcome "),
-        "a dialog ends with its outcome"
-    );
+    ensure!(text.contains("\noutcome "), "a dialog ends with its outcome");
     Ok(())
 }
 
@@ -114,9 +105,7 @@ impl Talk {
     fn expect_line(&mut self, wanted: &str) -> Result<()> {
         let mut line = String::new();
         self.0.read_line(&mut line)?;
-        let got = line
-            .strip_suffix("\r\n")
-            .with_context(|| format!("got {line:?}"))?;
+        let got = line.strip_suffix("\r\n").with_context(|| format!("got {line:?}"))?;
         let fits = match wanted.strip_suffix("...") {
             Some(start) => got.starts_with(start),
             None => got == wanted,
@@ -188,27 +177,16 @@ impl Relay {
         let mut listening = BTreeMap::new();
         while listening.len() < 3 {
             let mut line = String::new();
-            ensure!(
-                log.read_line(&mut line)? > 0,
-                "the relay ended; is the configuration good?"
-            );
+            ensure!(log.read_line(&mut line)? > 0, "the relay ended; is the configuration good?");
             let event: Value = serde_json::from_str(&line)?;
             if event["message"] == "listening" {
                 let service = event["service"].as_str().unwrap_or_default().to_owned();
-                listening.insert(
-                    service,
-                    event["address"].as_str().unwrap_or_default().parse()?,
-                );
+                listening.insert(service, event["address"].as_str().unwrap_or_default().parse()?);
             }
         }
         // The rest of the log is read so that the relay never waits for us.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Ok(Self {
-            child,
-            smtp: listening["smtp"],
-            admin: listening["admin"],
-            _state: state,
-        })
+        Ok(Self { child, smtp: listening["smtp"], admin: listening["admin"], _state: state })
     }
 
     /// The session counters that are not zero.
@@ -237,10 +215,7 @@ impl Relay {
                 *before = now;
                 return Ok(());
             }
-            ensure!(
-                now == *before && Instant::now() < until,
-                "outcomes are {now:?}"
-            );
+            ensure!(now == *before && Instant::now() < until, "outcomes are {now:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -50,10 +50,8 @@ fn through_a_plain_pipe(
     with_log_tails(&network, || {
         let certificate = Certificate::for_name(MX_NAME)?;
         certificate.install(&network.home)?;
-        let _names = Names::start(
-            &network,
-            &records(MX_NAME, RELAY_SHARED_V4, Some(certificate.tlsa())),
-        )?;
+        let _names =
+            Names::start(&network, &records(MX_NAME, RELAY_SHARED_V4, Some(certificate.tlsa())))?;
         postfix::start_at_home(&network.home)?;
         let listener = smtp::listen(&network.relay, RELAY_SHARED_V4, 25)?;
         let server = sender(&network)?;
@@ -62,20 +60,12 @@ fn through_a_plain_pipe(
             scope.spawn(|| -> Result<()> {
                 let outside = smtp::accept(&listener)?;
                 let mut inside = smtp::connect(&network.home, "127.0.0.1", postfix::PROXY_PORT)?;
-                write!(
-                    inside,
-                    "PROXY TCP4 {SENDER_V4} {RELAY_SHARED_V4} 40000 25\r\n"
-                )?;
+                write!(inside, "PROXY TCP4 {SENDER_V4} {RELAY_SHARED_V4} 40000 25\r\n")?;
                 pipe(&outside, &inside)
             });
             server.send(&network.sender, &message)?;
             let deadline = Duration::from_secs(30);
-            expect_log(
-                &*server,
-                &network.sender,
-                &[server.dane_verified()],
-                deadline,
-            )?;
+            expect_log(&*server, &network.sender, &[server.dane_verified()], deadline)?;
             expect_delivered(&network.home, &message, deadline)?;
             expect_empty_queue(&*server, &network.sender)?;
             anyhow::ensure!(

@@ -11,10 +11,7 @@ use sealpost_tests::tls_client::TlsClient;
 
 #[test]
 fn the_relay_refuses_commands_behind_starttls() -> Result<()> {
-    let setup = Setup {
-        from: From::Scenario,
-        ..Setup::STANDARD
-    };
+    let setup = Setup { from: From::Scenario, ..Setup::STANDARD };
     scenario(setup, |scene| {
         let mut stream = scene.connect(RELAY_SHARED_V4)?;
         reply(&mut stream)?;
@@ -32,10 +29,7 @@ fn the_relay_refuses_commands_behind_starttls() -> Result<()> {
 
 #[test]
 fn the_agent_refuses_bytes_behind_the_home_servers_220() -> Result<()> {
-    let setup = Setup {
-        from: From::Scenario,
-        ..Setup::STANDARD
-    };
+    let setup = Setup { from: From::Scenario, ..Setup::STANDARD };
     scenario(setup, |scene| {
         let listener = scene.replace_home_server()?;
         let mut outside = scene.connect(RELAY_SHARED_V4)?;

@@ -20,10 +20,7 @@ const BIG: usize = 8_000_000;
 
 #[test]
 fn a_message_to_a_box_that_is_offline_arrives_once_it_is_back() -> Result<()> {
-    let setup = Setup {
-        agent: false,
-        ..Setup::STANDARD
-    };
+    let setup = Setup { agent: false, ..Setup::STANDARD };
     scenario(setup, |scene| {
         let message = Message::small("later");
         scene.send(&message)?;
@@ -36,10 +33,7 @@ fn a_message_to_a_box_that_is_offline_arrives_once_it_is_back() -> Result<()> {
 
 #[test]
 fn a_sender_waits_while_a_box_comes_back() -> Result<()> {
-    let setup = Setup {
-        agent: false,
-        ..Setup::STANDARD
-    };
+    let setup = Setup { agent: false, ..Setup::STANDARD };
     scenario(setup, |scene| {
         let message = Message::small("in a moment");
         scene.send(&message)?;
@@ -142,10 +136,7 @@ fn a_silent_tunnel_outlives_the_memory_of_the_home_router() -> Result<()> {
         let over = Instant::now() + Duration::from_secs(u64::from(MEMORY) + 15);
         while Instant::now() < over {
             let mappings = scene.network.nat_mappings()?;
-            ensure!(
-                port(&mappings).as_ref() == Some(&before),
-                "forgotten: {mappings}"
-            );
+            ensure!(port(&mappings).as_ref() == Some(&before), "forgotten: {mappings}");
             std::thread::sleep(Duration::from_millis(500));
         }
         let message = Message::small("after a silence");
@@ -185,14 +176,8 @@ fn a_broken_configuration_changes_nothing() -> Result<()> {
         let relay = scene.network.relay.read(RELAY_FILE);
         let agent = scene.network.home.read(AGENT_FILE);
         let broken = "colour = \"green\"\n";
-        scene
-            .network
-            .relay
-            .write(RELAY_FILE, &format!("{broken}{relay}"))?;
-        scene
-            .network
-            .home
-            .write(AGENT_FILE, &format!("{broken}{agent}"))?;
+        scene.network.relay.write(RELAY_FILE, &format!("{broken}{relay}"))?;
+        scene.network.home.write(AGENT_FILE, &format!("{broken}{agent}"))?;
         scene.relay.signal(&scene.network.relay, "HUP")?;
         if let Some(process) = &mut scene.agent {
             process.signal(&scene.network.home, "HUP")?;
@@ -235,9 +220,6 @@ fn arrives_after_retries(scene: &Scene, message: &Message) -> Result<()> {
 /// Demands that the sender never had to put a message off.
 fn expect_first_attempt(scene: &Scene) -> Result<()> {
     let log = scene.server()?.log(&scene.network.sender);
-    ensure!(
-        !log.contains(scene.server()?.deferral()),
-        "it took a second attempt"
-    );
+    ensure!(!log.contains(scene.server()?.deferral()), "it took a second attempt");
     Ok(())
 }

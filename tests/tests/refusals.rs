@@ -29,18 +29,11 @@ fn an_exim_that_has_no_tls_is_deferred() -> Result<()> {
 
 fn defers_without_tls(from: From) -> Result<()> {
     // On its own address, where every session would find its box.
-    let setup = Setup {
-        from,
-        mx: RELAY_OWN_V4,
-        ..Setup::STANDARD
-    };
+    let setup = Setup { from, mx: RELAY_OWN_V4, ..Setup::STANDARD };
     scenario(setup, |scene| {
         scene.send(&Message::small("in the clear"))?;
         let reason = scene.expect_deferred()?;
-        ensure!(
-            reason.contains("451"),
-            "deferred for another reason: {reason}"
-        );
+        ensure!(reason.contains("451"), "deferred for another reason: {reason}");
         scene.relay_log().expect_session("plaintext-refused")?;
         expect_empty(&scene.network.home)?;
         ensure!(scene.agent_log().matching("session", &[]).is_empty());
@@ -50,11 +43,8 @@ fn defers_without_tls(from: From) -> Result<()> {
 
 #[test]
 fn a_postfix_that_sends_no_name_is_deferred_on_a_shared_address() -> Result<()> {
-    let setup = Setup {
-        from: From::Postfix(Tls::Opportunistic),
-        mx: RELAY_SHARED_V4,
-        ..Setup::STANDARD
-    };
+    let setup =
+        Setup { from: From::Postfix(Tls::Opportunistic), mx: RELAY_SHARED_V4, ..Setup::STANDARD };
     scenario(setup, |scene| {
         scene.send(&Message::small("for whom?"))?;
         scene.expect_deferred()?;
@@ -65,11 +55,8 @@ fn a_postfix_that_sends_no_name_is_deferred_on_a_shared_address() -> Result<()> 
 
 #[test]
 fn an_exim_that_sends_no_name_is_deferred_on_a_shared_address() -> Result<()> {
-    let setup = Setup {
-        from: From::Exim(Tls::Opportunistic),
-        mx: RELAY_SHARED_V4,
-        ..Setup::STANDARD
-    };
+    let setup =
+        Setup { from: From::Exim(Tls::Opportunistic), mx: RELAY_SHARED_V4, ..Setup::STANDARD };
     scenario(setup, |scene| {
         scene.send(&Message::small("for whom?"))?;
         scene.expect_deferred()?;
@@ -80,10 +67,7 @@ fn an_exim_that_sends_no_name_is_deferred_on_a_shared_address() -> Result<()> {
 
 #[test]
 fn a_name_of_nobody_is_refused_and_its_message_deferred() -> Result<()> {
-    let setup = Setup {
-        mx_name: "mx.elsewhere.example",
-        ..Setup::STANDARD
-    };
+    let setup = Setup { mx_name: "mx.elsewhere.example", ..Setup::STANDARD };
     scenario(setup, |scene| {
         scene.send(&Message::small("for nobody"))?;
         scene.expect_deferred()?;
@@ -103,13 +87,7 @@ fn a_name_of_nobody_is_refused_and_its_message_deferred() -> Result<()> {
 
 #[test]
 fn a_home_server_that_relays_for_the_agent_gets_no_mail() -> Result<()> {
-    let setup = Setup {
-        service: Service {
-            proxy: "none",
-            port: BARE_PORT,
-        },
-        ..Setup::STANDARD
-    };
+    let setup = Setup { service: Service { proxy: "none", port: BARE_PORT }, ..Setup::STANDARD };
     scenario(setup, |scene| {
         expect_self_test(&scene.network.home, "failed")?;
         let (status, body) = admin::get(&scene.network.home, admin::AGENT, "/readyz")?;
@@ -128,19 +106,13 @@ fn a_home_server_that_relays_for_the_agent_gets_no_mail() -> Result<()> {
 
 #[test]
 fn a_home_server_without_starttls_gets_no_mail() -> Result<()> {
-    let setup = Setup {
-        at: At::Postfix("smtpd_tls_security_level = none"),
-        ..Setup::STANDARD
-    };
+    let setup = Setup { at: At::Postfix("smtpd_tls_security_level = none"), ..Setup::STANDARD };
     scenario(setup, |scene| {
         scene.send(&Message::small("not in the clear"))?;
         scene.expect_deferred()?;
         let session = scene.agent_log().expect("session", &[])?;
         let outcome = session["outcome"].as_str().unwrap_or_default();
-        ensure!(
-            ["home-no-starttls", "service-withheld"].contains(&outcome),
-            "{session}"
-        );
+        ensure!(["home-no-starttls", "service-withheld"].contains(&outcome), "{session}");
         expect_empty(&scene.network.home)
     })
 }

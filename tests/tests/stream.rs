@@ -17,10 +17,7 @@ use socket2::SockRef;
 /// More than all buffers on the way hold, so that a side which stops reading too early shows.
 const PLENTY: usize = 4_000_000;
 
-const BY_HAND: Setup = Setup {
-    from: From::Scenario,
-    ..Setup::STANDARD
-};
+const BY_HAND: Setup = Setup { from: From::Scenario, ..Setup::STANDARD };
 
 #[test]
 fn a_client_hello_in_two_segments_and_in_three_records_gets_through() -> Result<()> {
@@ -76,9 +73,7 @@ fn ends_first_then_hears_the_rest(mut first: &TcpStream, mut second: &TcpStream)
     first.write_all(b"last words")?;
     first.shutdown(Shutdown::Write)?;
     let mut heard = Vec::new();
-    second
-        .read_to_end(&mut heard)
-        .context("the first one's words")?;
+    second.read_to_end(&mut heard).context("the first one's words")?;
     ensure!(heard == b"last words", "{} bytes arrived", heard.len());
     let long: Vec<u8> = (0..PLENTY).map(|number| (number % 251) as u8).collect();
     let mut answer = Vec::new();
@@ -88,15 +83,9 @@ fn ends_first_then_hears_the_rest(mut first: &TcpStream, mut second: &TcpStream)
             Ok(second.shutdown(Shutdown::Write)?)
         });
         first.read_to_end(&mut answer).context("the answer")?;
-        writer
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    ensure!(
-        answer == long,
-        "{} of {PLENTY} bytes came back",
-        answer.len()
-    );
+    ensure!(answer == long, "{} of {PLENTY} bytes came back", answer.len());
     Ok(())
 }
 

@@ -96,9 +96,7 @@ impl Message {
             Self::Probe => (PROBE, Vec::new()),
             Self::Unknown(kind) => (*kind, Vec::new()),
         };
-        let length = u16::try_from(payload.len())
-            .expect("at most MAX_PAYLOAD")
-            .to_be_bytes();
+        let length = u16::try_from(payload.len()).expect("at most MAX_PAYLOAD").to_be_bytes();
         [&[kind], &length[..], &payload].concat()
     }
 
@@ -142,11 +140,7 @@ fn decode_hello(payload: &[u8]) -> Option<Hello> {
 /// What of `text` may stand in a log line.
 fn printable(text: &[u8]) -> String {
     let keep = |b: &&u8| b.is_ascii_graphic() || **b == b' ';
-    text.iter()
-        .filter(keep)
-        .take(MAX_SOFTWARE)
-        .map(|&b| char::from(b))
-        .collect()
+    text.iter().filter(keep).take(MAX_SOFTWARE).map(|&b| char::from(b)).collect()
 }
 
 #[cfg(test)]
@@ -155,12 +149,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn hello(min_version: u8, max_version: u8) -> Hello {
-        Hello {
-            min_version,
-            max_version,
-            capabilities: 5,
-            software: "sealpost-agent 9".into(),
-        }
+        Hello { min_version, max_version, capabilities: 5, software: "sealpost-agent 9".into() }
     }
 
     #[test]
@@ -176,10 +165,7 @@ mod tests {
         wire.extend_from_slice(b"new field");
         let length = u16::try_from(wire.len() - FIXED).unwrap();
         wire[1..3].copy_from_slice(&length.to_be_bytes());
-        assert_eq!(
-            Message::decode(&wire),
-            Ok(Some((Message::Hello(hello(1, 2)), wire.len())))
-        );
+        assert_eq!(Message::decode(&wire), Ok(Some((Message::Hello(hello(1, 2)), wire.len()))));
     }
 
     #[test]
@@ -191,14 +177,8 @@ mod tests {
 
     #[test]
     fn oversized_and_short_messages_are_refused() {
-        assert_eq!(
-            Message::decode(&[200, 255, 255]),
-            Err(ControlError::TooLong(65535))
-        );
-        assert_eq!(
-            Message::decode(&[HELLO, 0, 1, 1]),
-            Err(ControlError::Short(HELLO))
-        );
+        assert_eq!(Message::decode(&[200, 255, 255]), Err(ControlError::TooLong(65535)));
+        assert_eq!(Message::decode(&[HELLO, 0, 1, 1]), Err(ControlError::Short(HELLO)));
     }
 
     proptest! {

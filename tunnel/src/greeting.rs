@@ -71,10 +71,7 @@ impl Control {
         ours: &Hello,
     ) -> Result<Self, GreetingError> {
         write(&mut send, &Message::Hello(ours.clone())).await?;
-        let mut reader = Reader {
-            recv,
-            buffer: Vec::new(),
-        };
+        let mut reader = Reader { recv, buffer: Vec::new() };
         let Message::Hello(peer) = reader.next().await? else {
             return Err(GreetingError::Order);
         };
@@ -84,13 +81,7 @@ impl Control {
             theirs_min: peer.min_version,
             theirs_max: peer.max_version,
         })?;
-        Ok(Self {
-            send,
-            reader,
-            skipped: 0,
-            peer,
-            version,
-        })
+        Ok(Self { send, reader, skipped: 0, peer, version })
     }
 
     /// Tells the peer that no new streams are wanted.
@@ -118,12 +109,10 @@ impl Control {
 }
 
 async fn write(send: &mut SendStream, message: &Message) -> Result<(), GreetingError> {
-    send.write_all(&message.encode())
-        .await
-        .map_err(|e| match e {
-            quinn::WriteError::ConnectionLost(e) => e.into(),
-            e => GreetingError::Stream(e.to_string()),
-        })
+    send.write_all(&message.encode()).await.map_err(|e| match e {
+        quinn::WriteError::ConnectionLost(e) => e.into(),
+        e => GreetingError::Stream(e.to_string()),
+    })
 }
 
 /// Puts messages together; what has come of the next one is kept here, not in a future.

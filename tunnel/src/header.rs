@@ -114,9 +114,8 @@ impl StreamHeader {
         }
         let text =
             |octets, field| std::str::from_utf8(octets).map_err(|_| HeaderError::Name(field));
-        let service = text(service, "service")?
-            .parse()
-            .map_err(|_| HeaderError::Name("service"))?;
+        let service =
+            text(service, "service")?.parse().map_err(|_| HeaderError::Name("service"))?;
         let sni = match text(sni, "SNI")? {
             "" => None,
             name => {
@@ -132,14 +131,7 @@ impl StreamHeader {
         if cleaned.as_str().as_bytes() != ehlo {
             return Err(HeaderError::Name("EHLO name"));
         }
-        Ok(Self {
-            service,
-            client,
-            local,
-            sni,
-            ehlo: cleaned,
-            session,
-        })
+        Ok(Self { service, client, local, sni, ehlo: cleaned, session })
     }
 }
 
@@ -280,17 +272,11 @@ mod tests {
     fn other_versions_lengths_and_families_are_refused() {
         assert_eq!(StreamHeader::decode(&[2]), Err(HeaderError::Version(2)));
         let length = usize::from(u16::MAX) + FIXED;
-        assert_eq!(
-            StreamHeader::decode(&[1, 255, 255]),
-            Err(HeaderError::TooLong(length))
-        );
+        assert_eq!(StreamHeader::decode(&[1, 255, 255]), Err(HeaderError::TooLong(length)));
         let mut wire = sample();
         wire[11] = 5;
         assert_eq!(StreamHeader::decode(&wire), Err(HeaderError::Family(5)));
-        assert_eq!(
-            StreamHeader::decode(&[1, 0, 2, 0, 0]),
-            Err(HeaderError::Short)
-        );
+        assert_eq!(StreamHeader::decode(&[1, 0, 2, 0, 0]), Err(HeaderError::Short));
     }
 
     #[test]
@@ -302,9 +288,6 @@ mod tests {
         assert_eq!(StreamHeader::decode(&upper), Err(HeaderError::Name("SNI")));
         let mut underscore = wire;
         underscore[at + 1] = b'_';
-        assert_eq!(
-            StreamHeader::decode(&underscore),
-            Err(HeaderError::Name("SNI"))
-        );
+        assert_eq!(StreamHeader::decode(&underscore), Err(HeaderError::Name("SNI")));
     }
 }

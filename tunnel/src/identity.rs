@@ -16,9 +16,8 @@ use crate::private_file;
 use crate::quic::crypto_provider;
 
 /// What precedes the 32 key bytes in an Ed25519 `SubjectPublicKeyInfo` (RFC 8410 section 4).
-const SPKI_PREFIX: [u8; 12] = [
-    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
-];
+const SPKI_PREFIX: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const TEXT_PREFIX: &str = "ed25519:";
 
 /// An Ed25519 public key; as text `ed25519:` and 43 characters of unpadded base64url.
@@ -43,9 +42,7 @@ pub enum PublicKeyError {
 impl PublicKey {
     /// From the `SubjectPublicKeyInfo` that the TLS handshake carries (RFC 7250 section 3).
     pub fn from_spki(spki: &[u8]) -> Result<Self, PublicKeyError> {
-        let key = spki
-            .strip_prefix(&SPKI_PREFIX)
-            .ok_or(PublicKeyError::Spki)?;
+        let key = spki.strip_prefix(&SPKI_PREFIX).ok_or(PublicKeyError::Spki)?;
         Ok(Self(key.try_into().map_err(|_| PublicKeyError::Spki)?))
     }
 
@@ -71,12 +68,8 @@ impl FromStr for PublicKey {
     type Err = PublicKeyError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let encoded = text
-            .strip_prefix(TEXT_PREFIX)
-            .ok_or(PublicKeyError::Prefix)?;
-        let bytes = URL_SAFE_NO_PAD
-            .decode(encoded)
-            .map_err(|_| PublicKeyError::Base64)?;
+        let encoded = text.strip_prefix(TEXT_PREFIX).ok_or(PublicKeyError::Prefix)?;
+        let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| PublicKeyError::Base64)?;
         Ok(Self(bytes.try_into().map_err(|_| PublicKeyError::Base64)?))
     }
 }
@@ -128,10 +121,7 @@ pub struct Identity {
 impl Identity {
     /// Reads the key at `path`, or makes one there (PEM, mode 0600) when there is none.
     pub fn load_or_create(path: &Path) -> Result<Self, IdentityError> {
-        let file_error = |source| IdentityError::File {
-            path: path.into(),
-            source,
-        };
+        let file_error = |source| IdentityError::File { path: path.into(), source };
         if private_file::read(path).map_err(file_error)?.is_none() {
             let pem = generate().serialize_pem();
             match private_file::create(path, pem.as_bytes()) {
@@ -172,10 +162,7 @@ impl Identity {
             return None;
         }
         let spki = CertificateDer::from(public.to_spki());
-        Some(Self {
-            public,
-            certified: Arc::new(CertifiedKey::new(vec![spki], signer)),
-        })
+        Some(Self { public, certified: Arc::new(CertifiedKey::new(vec![spki], signer)) })
     }
 }
 
@@ -200,10 +187,7 @@ mod tests {
         let text = Identity::ephemeral().public().to_string();
         assert_eq!(text[8..].parse::<PublicKey>(), Err(PublicKeyError::Prefix));
         assert_eq!(text[..30].parse::<PublicKey>(), Err(PublicKeyError::Base64));
-        assert_eq!(
-            format!("{text}A").parse::<PublicKey>(),
-            Err(PublicKeyError::Base64)
-        );
+        assert_eq!(format!("{text}A").parse::<PublicKey>(), Err(PublicKeyError::Base64));
         assert_eq!(PublicKey::from_spki(&[0; 44]), Err(PublicKeyError::Spki));
     }
 
@@ -212,18 +196,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/agent.key");
         let first = Identity::load_or_create(&path).unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        assert_eq!(
-            Identity::load_or_create(&path).unwrap().public(),
-            first.public()
-        );
-        assert_eq!(
-            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
-            1
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Identity::load_or_create(&path).unwrap().public(), first.public());
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
     #[test]
@@ -241,10 +216,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.key");
         private_file::create(&path, b"not a key").unwrap();
-        assert!(matches!(
-            Identity::load_or_create(&path),
-            Err(IdentityError::Content { .. })
-        ));
+        assert!(matches!(Identity::load_or_create(&path), Err(IdentityError::Content { .. })));
         assert_eq!(std::fs::read(&path).unwrap(), b"not a key");
     }
 }

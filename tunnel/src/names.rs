@@ -51,17 +51,13 @@ impl FromStr for MxName {
         }
         let label = |label: &str| {
             (1..=MAX_LABEL).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
         // A last label of digits alone is how an IPv4 address in odd notation looks.
-        let numeric_end = name
-            .rsplit('.')
-            .next()
-            .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        let numeric_end =
+            name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
         let valid = name.len() <= MAX_NAME
             && name.contains('.')
             && name.split('.').all(label)
@@ -151,10 +147,7 @@ pub struct EhloName(Box<str>);
 impl EhloName {
     /// Keeps of `argument` what may stand in an EHLO command, at most [`MAX_EHLO`] octets.
     pub fn cleaned(argument: &[u8]) -> Self {
-        let kept = argument
-            .iter()
-            .filter(|b| b.is_ascii_graphic())
-            .take(MAX_EHLO);
+        let kept = argument.iter().filter(|b| b.is_ascii_graphic()).take(MAX_EHLO);
         Self(kept.map(|&b| char::from(b)).collect::<String>().into())
     }
 
@@ -193,10 +186,7 @@ mod tests {
 
     #[test]
     fn mx_names_are_exact_and_lower_case() {
-        assert_eq!(
-            "Mx.Home.Example.".parse::<MxName>().unwrap().as_str(),
-            "mx.home.example"
-        );
+        assert_eq!("Mx.Home.Example.".parse::<MxName>().unwrap().as_str(), "mx.home.example");
         assert!("xn--bcher-kva.example".parse::<MxName>().is_ok());
     }
 
@@ -222,16 +212,10 @@ mod tests {
             &format!("{label}.example"),
             &long,
         ] {
-            assert!(
-                matches!(bad.parse::<MxName>(), Err(NameError::Mx(_))),
-                "{bad:?}"
-            );
+            assert!(matches!(bad.parse::<MxName>(), Err(NameError::Mx(_))), "{bad:?}");
         }
         for address in ["192.0.2.1", "2001:db8::1"] {
-            assert!(
-                matches!(address.parse::<MxName>(), Err(NameError::Address(_))),
-                "{address}"
-            );
+            assert!(matches!(address.parse::<MxName>(), Err(NameError::Address(_))), "{address}");
         }
     }
 

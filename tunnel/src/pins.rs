@@ -43,9 +43,7 @@ pub(crate) fn server_config(
     let mut config = rustls::ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(Pinned::new(boxes)))
-        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(
-            identity.certified(),
-        )));
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(identity.certified())));
     config.alpn_protocols = vec![ALPN.to_vec()];
     // No resumption: a ticket costs memory a box and would let a revoked key come back.
     config.send_tls13_tickets = 0;
@@ -80,10 +78,7 @@ struct Pinned<A> {
 
 impl<A: Admission> Pinned<A> {
     fn new(admission: A) -> Self {
-        Self {
-            admission,
-            algorithms: crypto_provider().signature_verification_algorithms,
-        }
+        Self { admission, algorithms: crypto_provider().signature_verification_algorithms }
     }
 
     fn check(&self, key: &CertificateDer<'_>) -> Result<(), Error> {
@@ -124,8 +119,7 @@ impl<A: Admission> ServerCertVerifier for Pinned<A> {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check(end_entity)
-            .map(|()| ServerCertVerified::assertion())
+        self.check(end_entity).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -166,8 +160,7 @@ impl<A: Admission> ClientCertVerifier for Pinned<A> {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(end_entity)
-            .map(|()| ClientCertVerified::assertion())
+        self.check(end_entity).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -32,18 +32,11 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// crash leaves either no file or the complete one.
 pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     }
     let part = path.with_extension(format!("part-{}", std::process::id()));
     let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&part)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
         file.write_all(content)?;
         file.sync_all()?;
         // A hard link fails where the name exists; a rename would replace somebody's key.

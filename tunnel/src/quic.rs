@@ -73,10 +73,7 @@ pub fn relay_endpoint(
     let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(keys.token_key()));
     let mut transport = transport();
     transport.max_concurrent_bidi_streams(VarInt::from_u32(AGENT_STREAMS));
-    server
-        .transport_config(Arc::new(transport))
-        .migration(true)
-        .max_incoming(MAX_INCOMING);
+    server.transport_config(Arc::new(transport)).migration(true).max_incoming(MAX_INCOMING);
 
     let mut endpoint = EndpointConfig::new(Arc::new(keys.reset_key()));
     let id_key = keys.connection_id_key();
@@ -88,12 +85,7 @@ pub fn relay_endpoint(
 /// The agent's end: a socket that dials relays.
 pub fn agent_endpoint(address: SocketAddr) -> io::Result<Endpoint> {
     let socket = udp_socket(address)?;
-    Endpoint::new(
-        EndpointConfig::default(),
-        None,
-        socket,
-        Arc::new(TokioRuntime),
-    )
+    Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
 }
 
 /// Dials the relay that holds the key `relay`; the result is not trusted before the relay has
@@ -118,9 +110,7 @@ pub fn dial(
 /// The key that the peer proved in the handshake.
 pub fn peer_key(connection: &Connection) -> Option<PublicKey> {
     let chain = connection.peer_identity()?;
-    let chain = chain
-        .downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>()
-        .ok()?;
+    let chain = chain.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok()?;
     PublicKey::from_spki(chain.first()?).ok()
 }
 
@@ -136,20 +126,14 @@ fn transport() -> TransportConfig {
         // 1200 bytes pass everywhere (RFC 9000 section 14); quinn then probes for more.
         .initial_mtu(1200)
         .initial_rtt(INITIAL_RTT)
-        .max_idle_timeout(Some(
-            IdleTimeout::try_from(IDLE_TIMEOUT).expect("40 s fits"),
-        ));
+        .max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT).expect("40 s fits")));
     transport
 }
 
 /// A UDP socket with large buffers where the system grants them; one for IPv6 is for IPv6 alone,
 /// so that `0.0.0.0` and `[::]` can stand side by side.
 fn udp_socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

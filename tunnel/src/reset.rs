@@ -96,11 +96,7 @@ mod tests {
 
     #[test]
     fn codes_come_back_from_the_wire() {
-        for code in [
-            ResetCode::Aborted,
-            ResetCode::HomeInjection,
-            ResetCode::Other(0x7777),
-        ] {
+        for code in [ResetCode::Aborted, ResetCode::HomeInjection, ResetCode::Other(0x7777)] {
             assert_eq!(ResetCode::from(VarInt::from(code)), code);
         }
         assert_eq!(ResetCode::from(VarInt::MAX), ResetCode::Other(u32::MAX));

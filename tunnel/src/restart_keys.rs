@@ -43,16 +43,11 @@ impl RestartKeys {
 
     /// Keys that are forgotten with the process.
     pub fn ephemeral() -> Self {
-        Self {
-            secret: rand::random(),
-        }
+        Self { secret: rand::random() }
     }
 
     pub(crate) fn reset_key(&self) -> hmac::Key {
-        hmac::Key::new(
-            hmac::HMAC_SHA256,
-            &self.derive::<32>(b"sealpost stateless reset"),
-        )
+        hmac::Key::new(hmac::HMAC_SHA256, &self.derive::<32>(b"sealpost stateless reset"))
     }
 
     pub(crate) fn token_key(&self) -> hkdf::Prk {
@@ -93,10 +88,7 @@ mod tests {
         let after = RestartKeys::load_or_create(&path).unwrap();
         assert_eq!(before.connection_id_key(), after.connection_id_key());
         assert_ne!(before.derive::<32>(b"a"), before.derive::<32>(b"b"));
-        assert_ne!(
-            RestartKeys::ephemeral().connection_id_key(),
-            before.connection_id_key()
-        );
+        assert_ne!(RestartKeys::ephemeral().connection_id_key(), before.connection_id_key());
     }
 
     #[test]
@@ -104,9 +96,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("quic.keys");
         private_file::create(&path, b"short").unwrap();
-        let error = RestartKeys::load_or_create(&path)
-            .err()
-            .map(|e| e.to_string());
+        let error = RestartKeys::load_or_create(&path).err().map(|e| e.to_string());
         assert_eq!(
             error.as_deref(),
             Some("it has 5 bytes instead of 32; remove it, a new one is made")

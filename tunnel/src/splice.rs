@@ -112,9 +112,7 @@ struct Counts {
 
 impl Counts {
     fn sum(&self) -> u64 {
-        self.to_tunnel
-            .load(Ordering::Relaxed)
-            .wrapping_add(self.to_tcp.load(Ordering::Relaxed))
+        self.to_tunnel.load(Ordering::Relaxed).wrapping_add(self.to_tcp.load(Ordering::Relaxed))
     }
 }
 
@@ -126,12 +124,7 @@ async fn both_ways(
     counts: &Counts,
 ) -> (End, End) {
     let mut up = pin!(tcp_to_tunnel(tcp, &mut stream.send, &counts.to_tunnel));
-    let mut down = pin!(tunnel_to_tcp(
-        tcp,
-        &mut stream.recv,
-        pending,
-        &counts.to_tcp
-    ));
+    let mut down = pin!(tunnel_to_tcp(tcp, &mut stream.recv, pending, &counts.to_tcp));
     let mut broken = pin!(tcp_broke(tcp));
     let mut quiet = pin!(quiet_for(idle, counts));
     let (mut up_end, mut down_end) = (None, None);
@@ -187,16 +180,8 @@ async fn tcp_to_tunnel(tcp: &TcpStream, send: &mut SendHalf, count: &AtomicU64) 
         };
         // A buffer waits in quinn until it is acknowledged: one that is mostly empty is copied
         // into one of its size, so that a trickle of bytes cannot occupy a multiple of them.
-        let bytes = if read < size / 2 {
-            Bytes::copy_from_slice(&buffer)
-        } else {
-            buffer.freeze()
-        };
-        size = if read == size {
-            (size * 4).min(MAX_READ)
-        } else {
-            read.max(MIN_READ)
-        };
+        let bytes = if read < size / 2 { Bytes::copy_from_slice(&buffer) } else { buffer.freeze() };
+        size = if read == size { (size * 4).min(MAX_READ) } else { read.max(MIN_READ) };
         match send.send(bytes).await {
             Ok(()) => _ = count.fetch_add(read as u64, Ordering::Relaxed),
             Err(WriteError::Stopped(code)) => return End::PeerReset(code.into()),

@@ -16,13 +16,7 @@ pub struct TunnelStream {
 impl TunnelStream {
     /// Takes both halves of a stream into care.
     pub fn new(send: SendStream, recv: RecvStream) -> Self {
-        Self {
-            send: SendHalf {
-                stream: send,
-                ended: false,
-            },
-            recv,
-        }
+        Self { send: SendHalf { stream: send, ended: false }, recv }
     }
 
     /// Resets both directions for `reason`.

@@ -5,10 +5,7 @@
 //! near (TCP) <-> splice <-> QUIC <-> splice <-> far (TCP)
 //! ```
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot be set up has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -52,10 +49,8 @@ async fn tunnel() -> (Connection, Connection) {
     let address = listening.local_addr().unwrap();
     let dialling = quic::agent_endpoint("127.0.0.1:0".parse().unwrap()).unwrap();
     let connecting = quic::dial(&dialling, address, &agent_id, relay_id.public()).unwrap();
-    let (relay, agent) = tokio::join!(
-        async { listening.accept().await.unwrap().await.unwrap() },
-        connecting
-    );
+    let (relay, agent) =
+        tokio::join!(async { listening.accept().await.unwrap().await.unwrap() }, connecting);
     let agent = agent.unwrap();
     assert_eq!(quic::peer_key(&relay), Some(agent_id.public()));
     assert_eq!(quic::peer_key(&agent), Some(relay_id.public()));
@@ -83,14 +78,7 @@ impl Line {
         let far_stream = TunnelStream::new(far_send, far_recv);
         let near_splice = tokio::spawn(splice(near_inner, near_stream, Bytes::new(), idle));
         let far_splice = tokio::spawn(splice(far_inner, far_stream, Bytes::new(), idle));
-        Self {
-            near,
-            far,
-            near_splice,
-            far_splice,
-            relay,
-            agent,
-        }
+        Self { near, far, near_splice, far_splice, relay, agent }
     }
 
     async fn ends(self) -> (Spliced, Spliced) {
@@ -102,32 +90,22 @@ impl Line {
 
 async fn read_all(tcp: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();
-    timeout(PATIENCE, tcp.read_to_end(&mut all))
-        .await
-        .unwrap()
-        .map(|_| all)
+    timeout(PATIENCE, tcp.read_to_end(&mut all)).await.unwrap().map(|_| all)
 }
 
 async fn expect(tcp: &mut TcpStream, wanted: &[u8]) {
     let mut got = vec![0; wanted.len()];
-    timeout(PATIENCE, tcp.read_exact(&mut got))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(PATIENCE, tcp.read_exact(&mut got)).await.unwrap().unwrap();
     assert_eq!(got, wanted);
 }
 
 async fn expect_reset(tcp: &mut TcpStream) {
-    let error = read_all(tcp)
-        .await
-        .expect_err("the end must not look clean");
+    let error = read_all(tcp).await.expect_err("the end must not look clean");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 fn reset(tcp: TcpStream) {
-    SockRef::from(&tcp)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    SockRef::from(&tcp).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 #[tokio::test]
@@ -150,10 +128,7 @@ async fn half_close_passes_in_each_direction_while_the_other_goes_on() {
         assert_eq!(read_all(first).await.unwrap(), b"");
         let (near, far) = line.ends().await;
         for ends in [near, far] {
-            assert_eq!(
-                (ends.to_tunnel, ends.to_tcp),
-                (End::Finished, End::Finished)
-            );
+            assert_eq!((ends.to_tunnel, ends.to_tcp), (End::Finished, End::Finished));
         }
         assert_eq!(near.bytes_to_tunnel, far.bytes_to_tcp);
         assert_eq!(near.bytes_to_tcp + near.bytes_to_tunnel, 8 + 18);
@@ -163,17 +138,9 @@ async fn half_close_passes_in_each_direction_while_the_other_goes_on() {
 #[tokio::test]
 async fn megabytes_pass_both_ways_at_once_unchanged() {
     let line = Line::new(IDLE).await;
-    let data: Vec<u8> = (0..6_000_000u32)
-        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
-    let Line {
-        near,
-        far,
-        near_splice,
-        far_splice,
-        relay,
-        agent,
-    } = line;
+    let data: Vec<u8> =
+        (0..6_000_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let Line { near, far, near_splice, far_splice, relay, agent } = line;
     let carry = |tcp: TcpStream, data: Vec<u8>| async move {
         let (mut read, mut write) = tcp.into_split();
         let (written, got) = tokio::join!(
@@ -193,10 +160,7 @@ async fn megabytes_pass_both_ways_at_once_unchanged() {
     timeout(PATIENCE * 3, both).await.unwrap();
     for ended in [near_splice, far_splice] {
         let ended = timeout(PATIENCE, ended).await.unwrap().unwrap();
-        assert_eq!(
-            (ended.to_tunnel, ended.to_tcp),
-            (End::Finished, End::Finished)
-        );
+        assert_eq!((ended.to_tunnel, ended.to_tcp), (End::Finished, End::Finished));
     }
     drop((relay, agent));
 }
@@ -225,10 +189,7 @@ async fn a_reset_after_a_half_close_is_noticed_without_a_byte() {
     let broken = line.far.ready(tokio::io::Interest::ERROR);
     assert!(timeout(PATIENCE, broken).await.unwrap().unwrap().is_error());
     let (near, _) = line.ends().await;
-    assert_eq!(
-        (near.to_tunnel, near.to_tcp),
-        (End::Finished, End::TcpReset)
-    );
+    assert_eq!((near.to_tunnel, near.to_tcp), (End::Finished, End::TcpReset));
 }
 
 #[tokio::test]
@@ -241,16 +202,9 @@ async fn last_words_arrive_although_the_speaker_takes_nothing_more() {
     drop(std::mem::replace(&mut line.far, far));
     line.near.write_all(b"close_notify").await.unwrap();
     let mut got = vec![0; words.len()];
-    timeout(PATIENCE, line.near.read_exact(&mut got))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(PATIENCE, line.near.read_exact(&mut got)).await.unwrap().unwrap();
     assert!(got == words);
-    assert_eq!(
-        line.near.read(&mut [0]).await.unwrap(),
-        0,
-        "the speaker ended cleanly"
-    );
+    assert_eq!(line.near.read(&mut [0]).await.unwrap(), 0, "the speaker ended cleanly");
     line.near.write_all(b"more").await.unwrap();
     line.near.shutdown().await.unwrap();
     let (near, far) = line.ends().await;
@@ -295,14 +249,8 @@ async fn a_lost_tunnel_resets_both_sides() {
     expect_reset(&mut line.near).await;
     expect_reset(&mut line.far).await;
     let (near, far) = line.ends().await;
-    assert_eq!(
-        (near.to_tunnel, near.to_tcp),
-        (End::TunnelLost, End::TunnelLost)
-    );
-    assert_eq!(
-        (far.to_tunnel, far.to_tcp),
-        (End::TunnelLost, End::TunnelLost)
-    );
+    assert_eq!((near.to_tunnel, near.to_tcp), (End::TunnelLost, End::TunnelLost));
+    assert_eq!((far.to_tunnel, far.to_tcp), (End::TunnelLost, End::TunnelLost));
 }
 
 #[tokio::test]
@@ -333,11 +281,8 @@ async fn a_reader_that_does_not_read_holds_the_writer_back_and_a_reset_frees_it(
 
 #[tokio::test]
 async fn keys_that_were_not_agreed_do_not_connect() {
-    let (relay_id, agent_id, stranger) = (
-        Identity::ephemeral(),
-        Identity::ephemeral(),
-        Identity::ephemeral(),
-    );
+    let (relay_id, agent_id, stranger) =
+        (Identity::ephemeral(), Identity::ephemeral(), Identity::ephemeral());
     let known = agent_id.public();
     let listening = quic::relay_endpoint(
         "127.0.0.1:0".parse().unwrap(),
@@ -354,24 +299,14 @@ async fn keys_that_were_not_agreed_do_not_connect() {
     });
     let dialling = quic::agent_endpoint("127.0.0.1:0".parse().unwrap()).unwrap();
     // The agent notices a relay with another key.
-    let wrong_pin = quic::dial(&dialling, address, &agent_id, stranger.public())
-        .unwrap()
-        .await;
-    assert!(
-        matches!(wrong_pin, Err(quinn::ConnectionError::TransportError(_))),
-        "{wrong_pin:?}"
-    );
+    let wrong_pin = quic::dial(&dialling, address, &agent_id, stranger.public()).unwrap().await;
+    assert!(matches!(wrong_pin, Err(quinn::ConnectionError::TransportError(_))), "{wrong_pin:?}");
     // The relay notices a box that it does not know; the box learns of it after its handshake.
-    let unknown = quic::dial(&dialling, address, &stranger, relay_id.public())
-        .unwrap()
-        .await;
+    let unknown = quic::dial(&dialling, address, &stranger, relay_id.public()).unwrap().await;
     let reason = match unknown {
         Ok(connection) => timeout(PATIENCE, connection.closed()).await.unwrap(),
         Err(reason) => reason,
     };
-    assert!(
-        matches!(reason, quinn::ConnectionError::ConnectionClosed(_)),
-        "{reason:?}"
-    );
+    assert!(matches!(reason, quinn::ConnectionError::ConnectionClosed(_)), "{reason:?}");
     accepting.abort();
 }

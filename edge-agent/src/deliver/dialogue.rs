@@ -93,10 +93,7 @@ async fn lead(
     let mut replay = Replay::new(ehlo);
     let mut buffer = Vec::new();
     loop {
-        match replay
-            .step(&buffer)
-            .map_err(|error| DialogueError::Replay(error, proxy))?
-        {
+        match replay.step(&buffer).map_err(|error| DialogueError::Replay(error, proxy))? {
             Step::Tls => return Ok(()),
             Step::Send(command) => {
                 buffer.clear();
@@ -106,13 +103,7 @@ async fn lead(
         }
         // `step` refuses a buffer that is full, so there is room.
         let room = (MAX_REPLY - buffer.len()).min(2048) as u64;
-        if (&mut *tcp)
-            .take(room)
-            .read_buf(&mut buffer)
-            .await
-            .map_err(ended)?
-            == 0
-        {
+        if (&mut *tcp).take(room).read_buf(&mut buffer).await.map_err(ended)? == 0 {
             return Err(DialogueError::Ended(proxy));
         }
     }

@@ -35,11 +35,7 @@ fn same_family(client: SocketAddr, local: SocketAddr) -> (SocketAddr, SocketAddr
         SocketAddr::V4(v4) => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
         v6 => v6,
     };
-    if client.is_ipv4() == local.is_ipv4() {
-        (client, local)
-    } else {
-        (v6(client), v6(local))
-    }
+    if client.is_ipv4() == local.is_ipv4() { (client, local) } else { (v6(client), v6(local)) }
 }
 
 #[cfg(test)]
@@ -72,10 +68,7 @@ mod tests {
         assert_eq!(taken, out.len());
         assert_eq!(parsed.unique_id(), Some(&b"0101010101010101"[..]));
         assert_eq!(parsed.authority(), Some("mx.home.example"));
-        assert_eq!(
-            parsed.proxied_address().unwrap().source,
-            "[2001:db8::1]:4000".parse().unwrap()
-        );
+        assert_eq!(parsed.proxied_address().unwrap().source, "[2001:db8::1]:4000".parse().unwrap());
     }
 
     #[test]

@@ -110,9 +110,7 @@ async fn offer_foreign_recipient(
             // Some servers refuse our stranger before it names a recipient, for good.
             500..=599 => Some(Verdict::Passed(format!("refuses strangers: {shown}"))),
             // Postfix defers where others refuse.
-            _ if decides => Some(Verdict::Passed(format!(
-                "refuses foreign recipients: {shown}"
-            ))),
+            _ if decides => Some(Verdict::Passed(format!("refuses foreign recipients: {shown}"))),
             _ => return Err(format!("the mail server is not ready: {shown}")),
         };
         if verdict.is_some() {
@@ -129,9 +127,7 @@ async fn ask(
     tls: &mut (impl AsyncRead + AsyncWrite + Unpin),
     command: &str,
 ) -> Result<(u16, String), String> {
-    tls.write_all(command.as_bytes())
-        .await
-        .map_err(|e| e.to_string())?;
+    tls.write_all(command.as_bytes()).await.map_err(|e| e.to_string())?;
     tls.flush().await.map_err(|e| e.to_string())?;
     let mut buffer = Vec::new();
     loop {
@@ -139,13 +135,7 @@ async fn ask(
             return Ok((reply.code, reply.shown()));
         }
         let room = (MAX_REPLY - buffer.len()).min(2048) as u64;
-        if (&mut *tls)
-            .take(room)
-            .read_buf(&mut buffer)
-            .await
-            .map_err(|e| e.to_string())?
-            == 0
-        {
+        if (&mut *tls).take(room).read_buf(&mut buffer).await.map_err(|e| e.to_string())? == 0 {
             return Err("the mail server ended the connection".into());
         }
     }
@@ -155,9 +145,7 @@ async fn ask(
 /// tells it nothing.
 fn any_certificate() -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let schemes = provider
-        .signature_verification_algorithms
-        .supported_schemes();
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider supports TLS 1.2 and 1.3")

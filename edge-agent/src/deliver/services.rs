@@ -57,10 +57,7 @@ impl Services {
             tokio::spawn(async move { stop.run_until_cancelled(tested.test_until_passed()).await });
             by_name.insert(service.config.name.clone(), service);
         }
-        self.current.store(Arc::new(Current {
-            by_name,
-            _testing: Some(stop.drop_guard()),
-        }));
+        self.current.store(Arc::new(Current { by_name, _testing: Some(stop.drop_guard()) }));
     }
 
     /// The service called `name`.

@@ -35,9 +35,7 @@ pub async fn deliver(deliveries: Arc<Deliveries>, relay: Arc<str>, mut stream: T
     };
     let Some((header, rest)) = header else {
         stream.abort(ResetCode::HeaderBad);
-        deliveries
-            .metrics
-            .session_ended(ResetCode::HeaderBad.label());
+        deliveries.metrics.session_ended(ResetCode::HeaderBad.label());
         return;
     };
     let mut closing = ClosingLine {
@@ -99,13 +97,8 @@ async fn connect(
     stream: &TunnelStream,
 ) -> Result<(TcpStream, OwnedSemaphorePermit), ResetCode> {
     let places = deliveries.places.clone();
-    let place = places
-        .try_acquire_owned()
-        .map_err(|_| ResetCode::AgentBusy)?;
-    let service = deliveries
-        .services
-        .by_name(&header.service)
-        .ok_or(ResetCode::ServiceUnknown)?;
+    let place = places.try_acquire_owned().map_err(|_| ResetCode::AgentBusy)?;
+    let service = deliveries.services.by_name(&header.service).ok_or(ResetCode::ServiceUnknown)?;
     let leading = async {
         service.may_deliver().await?;
         info!(
@@ -117,12 +110,12 @@ async fn connect(
             "delivering"
         );
         let proxy_header = proxy::encode(service.config.proxy, header);
-        dialogue::up_to_tls(&service.config, &proxy_header, &ehlo_name(header))
-            .await
-            .map_err(|error| {
+        dialogue::up_to_tls(&service.config, &proxy_header, &ehlo_name(header)).await.map_err(
+            |error| {
                 info!(session = %header.session, %error, "not delivered");
                 error.code()
-            })
+            },
+        )
     };
     tokio::select! {
         tcp = leading => Ok((tcp?, place)),
@@ -165,9 +158,7 @@ struct ClosingLine<'a> {
 impl Drop for ClosingLine<'_> {
     fn drop(&mut self) {
         self.deliveries.metrics.session_ended(self.outcome);
-        self.deliveries
-            .metrics
-            .carried(self.bytes_in, self.bytes_out);
+        self.deliveries.metrics.carried(self.bytes_in, self.bytes_out);
         info!(
             session = %self.header.session,
             relay = self.relay,

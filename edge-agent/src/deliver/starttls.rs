@@ -54,10 +54,7 @@ pub enum ReplayError {
 impl Replay {
     /// A dialogue in which `ehlo` is said, which must be free of spaces and controls.
     pub fn new(ehlo: &str) -> Self {
-        Self {
-            state: State::Greeting,
-            ehlo: ehlo.into(),
-        }
+        Self { state: State::Greeting, ehlo: ehlo.into() }
     }
 
     /// Decides about the reply in `buffer`, all that has come since the last command.
@@ -98,11 +95,7 @@ pub struct Reply<'a> {
 impl<'a> Reply<'a> {
     /// Reads the reply at the beginning of `buffer`; `None` while it is incomplete.
     pub fn parse(buffer: &'a [u8]) -> Result<Option<Self>, ReplayError> {
-        let mut reply = Self {
-            code: 0,
-            lines: Vec::new(),
-            length: 0,
-        };
+        let mut reply = Self { code: 0, lines: Vec::new(), length: 0 };
         loop {
             let rest = &buffer[reply.length..];
             check_start(rest, reply.code)?;
@@ -117,12 +110,8 @@ impl<'a> Reply<'a> {
                 return Err(ReplayError::Malformed);
             }
             let line = &rest[..end];
-            let code = line
-                .get(..3)
-                .and_then(|digits| std::str::from_utf8(digits).ok());
-            reply.code = code
-                .and_then(|c| c.parse().ok())
-                .ok_or(ReplayError::Malformed)?;
+            let code = line.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+            reply.code = code.and_then(|c| c.parse().ok()).ok_or(ReplayError::Malformed)?;
             reply.lines.push(line.get(4..).unwrap_or_default());
             reply.length += end + 2;
             if line.get(3) != Some(&b'-') {
@@ -132,16 +121,8 @@ impl<'a> Reply<'a> {
     }
 
     fn offers(&self, keyword: &str) -> bool {
-        let word = |line: &[u8]| {
-            line.split(|&b| b == b' ')
-                .next()
-                .unwrap_or_default()
-                .to_vec()
-        };
-        self.lines
-            .iter()
-            .skip(1)
-            .any(|line| word(line).eq_ignore_ascii_case(keyword.as_bytes()))
+        let word = |line: &[u8]| line.split(|&b| b == b' ').next().unwrap_or_default().to_vec();
+        self.lines.iter().skip(1).any(|line| word(line).eq_ignore_ascii_case(keyword.as_bytes()))
     }
 
     /// Code and last line, fit for a log.
@@ -150,13 +131,7 @@ impl<'a> Reply<'a> {
         let text: String = text
             .iter()
             .take(200)
-            .map(|&b| {
-                if b.is_ascii_graphic() || b == b' ' {
-                    char::from(b)
-                } else {
-                    '?'
-                }
-            })
+            .map(|&b| if b.is_ascii_graphic() || b == b' ' { char::from(b) } else { '?' })
             .collect();
         format!("{} {text}", self.code).trim_end().to_owned()
     }
@@ -202,33 +177,20 @@ mod tests {
 
     #[test]
     fn the_dialogue_leads_to_tls() {
-        assert_eq!(
-            replay(&[GREETING]),
-            Ok(Step::Send("EHLO mail.sender.example\r\n".into()))
-        );
-        assert_eq!(
-            replay(&[GREETING, EHLO]),
-            Ok(Step::Send("STARTTLS\r\n".into()))
-        );
+        assert_eq!(replay(&[GREETING]), Ok(Step::Send("EHLO mail.sender.example\r\n".into())));
+        assert_eq!(replay(&[GREETING, EHLO]), Ok(Step::Send("STARTTLS\r\n".into())));
         assert_eq!(replay(&[GREETING, EHLO, "220 go\r\n"]), Ok(Step::Tls));
     }
 
     #[test]
     fn a_greeting_in_several_lines_is_awaited_whole() {
         assert_eq!(replay(&["220-home\r\n"]), Ok(Step::More));
-        assert!(matches!(
-            replay(&["220-home\r\n220 home\r\n"]),
-            Ok(Step::Send(_))
-        ));
+        assert!(matches!(replay(&["220-home\r\n220 home\r\n"]), Ok(Step::Send(_))));
     }
 
     #[test]
     fn a_server_without_starttls_gets_no_mail() {
-        for ehlo in [
-            "250 home\r\n",
-            "250-STARTTLS\r\n250 X\r\n",
-            "250-h\r\n250 STARTTLSX\r\n",
-        ] {
+        for ehlo in ["250 home\r\n", "250-STARTTLS\r\n250 X\r\n", "250-h\r\n250 STARTTLSX\r\n"] {
             assert_eq!(replay(&[GREETING, ehlo]), Err(ReplayError::NoStarttls));
         }
     }
@@ -255,13 +217,7 @@ mod tests {
 
     #[test]
     fn what_speaks_no_smtp_is_told_early() {
-        for noise in [
-            "HTTP/1.1 400",
-            "\x15\x03\x01",
-            "220x",
-            "220-a\r\n250 b\r\n",
-            "999 ",
-        ] {
+        for noise in ["HTTP/1.1 400", "\x15\x03\x01", "220x", "220-a\r\n250 b\r\n", "999 "] {
             assert_eq!(replay(&[noise]), Err(ReplayError::Malformed), "{noise:?}");
         }
         let endless = format!("220-{}", "a".repeat(MAX_REPLY));

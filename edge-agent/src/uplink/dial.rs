@@ -45,11 +45,7 @@ impl Dialer {
         let v6 = quic::agent_endpoint((Ipv6Addr::UNSPECIFIED, 0).into()).ok();
         match (v4, v6) {
             (Err(error), None) => Err(error).context("cannot open a UDP socket"),
-            (v4, v6) => Ok(Self {
-                v4: v4.ok(),
-                v6,
-                identity,
-            }),
+            (v4, v6) => Ok(Self { v4: v4.ok(), v6, identity }),
         }
     }
 
@@ -90,22 +86,13 @@ impl Dialer {
     }
 
     async fn dial_one(&self, relay: &Relay, address: SocketAddr) -> Result<Tunnel, String> {
-        let endpoint = if address.is_ipv6() {
-            &self.v6
-        } else {
-            &self.v4
-        };
-        let endpoint = endpoint
-            .as_ref()
-            .ok_or("this machine has no socket for such addresses")?;
+        let endpoint = if address.is_ipv6() { &self.v6 } else { &self.v4 };
+        let endpoint = endpoint.as_ref().ok_or("this machine has no socket for such addresses")?;
         let connecting = quic::dial(endpoint, address, &self.identity, relay.key)
             .map_err(|error| error.to_string())?;
         let connection = connecting.await.map_err(|error| self.explain(&error))?;
         match Control::open(&connection, &Hello::ours(SOFTWARE)).await {
-            Ok(control) => Ok(Tunnel {
-                connection,
-                control,
-            }),
+            Ok(control) => Ok(Tunnel { connection, control }),
             Err(GreetingError::Connection(error)) => Err(self.explain(&error)),
             // The stream may learn of the end of its connection first.
             Err(GreetingError::Stream(reason)) => Err(match connection.close_reason() {
@@ -166,9 +153,5 @@ async fn look_up(relay: &Relay) -> Result<Vec<SocketAddr>, String> {
             Err(_) => reasons.push(format!("{}: looking it up took too long", address.as_str())),
         }
     }
-    if found.is_empty() {
-        Err(reasons.join("; "))
-    } else {
-        Ok(found)
-    }
+    if found.is_empty() { Err(reasons.join("; ")) } else { Ok(found) }
 }

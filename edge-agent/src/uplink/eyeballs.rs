@@ -20,12 +20,7 @@ pub(super) fn order(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     }
     let [v6, v4] = families;
     let longest = v6.len().max(v4.len());
-    (0..longest)
-        .flat_map(|at| [v6.get(at), v4.get(at)])
-        .flatten()
-        .copied()
-        .take(MOST)
-        .collect()
+    (0..longest).flat_map(|at| [v6.get(at), v4.get(at)]).flatten().copied().take(MOST).collect()
 }
 
 #[cfg(test)]
@@ -39,9 +34,7 @@ mod tests {
         let v6 = address("[2001:db8::1]:1");
         assert_eq!(order(&[a, b, a, v6, c]), [v6, a, b, c]);
         assert_eq!(order(&[]), []);
-        let many: Vec<_> = (1..100)
-            .map(|port| SocketAddr::from(([192, 0, 2, 1], port)))
-            .collect();
+        let many: Vec<_> = (1..100).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
         assert_eq!(order(&many).len(), MOST);
     }
 }

@@ -41,11 +41,7 @@ pub struct Uplink {
 impl Uplink {
     /// An uplink that is not up.
     pub fn new(relay: Relay) -> Self {
-        Self {
-            relay,
-            state: Mutex::new(State::Down(None)),
-            leave: CancellationToken::new(),
-        }
+        Self { relay, state: Mutex::new(State::Down(None)), leave: CancellationToken::new() }
     }
 
     /// Its state now.
@@ -95,10 +91,7 @@ impl Uplink {
 
     /// Delivers the streams of a tunnel; why it ended.
     async fn serve(&self, tunnel: Tunnel, deliveries: &Arc<Deliveries>) -> String {
-        let Tunnel {
-            connection,
-            mut control,
-        } = tunnel;
+        let Tunnel { connection, mut control } = tunnel;
         let relay: Arc<str> = self.relay.name.as_str().into();
         let open = tokio_util::task::TaskTracker::new();
         let mut relay_leaves = false;

@@ -41,23 +41,15 @@ impl Source {
         };
         let size = std::fs::metadata(path).map_err(|e| unreadable(&e))?.len();
         if size > MAX_BYTES {
-            return Err(unreadable(&format!(
-                "{size} bytes are too many for a configuration"
-            )));
+            return Err(unreadable(&format!("{size} bytes are too many for a configuration")));
         }
         let text = std::fs::read_to_string(path).map_err(|e| unreadable(&e))?;
-        Ok(Self {
-            path: path.into(),
-            text,
-        })
+        Ok(Self { path: path.into(), text })
     }
 
     /// A text that stands in no file; `name` is what errors call it.
     pub fn from_text(name: &str, text: &str) -> Self {
-        Self {
-            path: name.into(),
-            text: text.into(),
-        }
+        Self { path: name.into(), text: text.into() }
     }
 
     /// Reads the text as a `T`.
@@ -82,10 +74,7 @@ impl Source {
             let line_start = before.rfind('\n').map_or(0, |at| at + 1);
             let line = self.text[line_start..].lines().next().unwrap_or_default();
             let column = before[line_start..].chars().count();
-            let within = span
-                .len()
-                .min(line.len().saturating_sub(span.start - line_start))
-                .max(1);
+            let within = span.len().min(line.len().saturating_sub(span.start - line_start)).max(1);
             let gutter = number.to_string();
             out = format!("{}:{number}: {}", self.path.display(), message.trim_end());
             let _ = write!(
@@ -120,10 +109,7 @@ mod tests {
     fn an_unknown_key_shows_its_line_and_the_nearest_known_one() {
         let source = Source::from_text("relay.toml", "listen = \"x\"\nlimt = 3\n");
         let error = source.parse::<Shape>().unwrap_err().to_string();
-        assert!(
-            error.starts_with("relay.toml:2: unknown field `limt`"),
-            "{error}"
-        );
+        assert!(error.starts_with("relay.toml:2: unknown field `limt`"), "{error}");
         assert!(error.contains(" 2 | limt = 3\n   | ^^^^\n"), "{error}");
         assert!(error.ends_with("help: did you mean `limit`?"), "{error}");
     }
@@ -145,9 +131,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_says_how_to_name_one() {
-        let error = Source::read(Path::new("/nonexistent/relay.toml"))
-            .unwrap_err()
-            .to_string();
+        let error = Source::read(Path::new("/nonexistent/relay.toml")).unwrap_err().to_string();
         assert!(error.contains("--config"), "{error}");
     }
 }

@@ -90,11 +90,7 @@ fn readyz(missing: Vec<String>) -> impl IntoResponse {
 
 fn metrics(registry: &Registry) -> Response {
     match TextEncoder::new().encode_to_string(&registry.gather()) {
-        Ok(text) => (
-            StatusCode::OK,
-            [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)],
-            text,
-        )
+        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text)
             .into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
@@ -107,10 +103,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_others_reach_is_refused() {
         let address = "0.0.0.0:0".parse().unwrap();
-        let error = Health::bind(address, Registry::new(), || (), Vec::new)
-            .await
-            .err()
-            .unwrap();
+        let error = Health::bind(address, Registry::new(), || (), Vec::new).await.err().unwrap();
         assert!(error.to_string().contains("not loopback"), "{error}");
     }
 }

@@ -52,19 +52,13 @@ pub fn start(format: Format, level: Level) -> anyhow::Result<()> {
          sealpost_tunnel={level},quinn=error,quinn_proto=error,quinn_udp=error"
     );
     let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(ours))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         Format::Text => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
             builder.with_ansi(colours).with_target(false).try_init()
         }
-        Format::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_target(false)
-            .try_init(),
+        Format::Json => builder.json().flatten_event(true).with_target(false).try_init(),
     };
     started.map_err(|e| anyhow::anyhow!("cannot begin to log: {e}"))
 }

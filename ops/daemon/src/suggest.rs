@@ -25,15 +25,9 @@ mod tests {
     #[test]
     fn the_nearest_field_is_named() {
         let message = "unknown field `lisen`, expected one of `listen`, `hostname`";
-        assert_eq!(
-            for_unknown_field(message).as_deref(),
-            Some("did you mean `listen`?")
-        );
+        assert_eq!(for_unknown_field(message).as_deref(), Some("did you mean `listen`?"));
         let message = "unknown field `tls`, expected `listen` or `hostname`";
-        assert_eq!(
-            for_unknown_field(message).as_deref(),
-            Some("known here: listen, hostname")
-        );
+        assert_eq!(for_unknown_field(message).as_deref(), Some("known here: listen, hostname"));
         assert_eq!(for_unknown_field("missing field `listen`"), None);
     }
 }

@@ -103,14 +103,9 @@ mod tests {
         assert!(parse("--to you@home.example").is_err());
         assert!(parse("--mta localhost:25 --to you").is_err());
         assert!(parse("--proxy v1").is_err());
-        for fault in [
-            "no-sni",
-            "unknown-name",
-            "box-offline",
-            "bad-pin",
-            "mta-down",
-            "mta-no-starttls",
-        ] {
+        for fault in
+            ["no-sni", "unknown-name", "box-offline", "bad-pin", "mta-down", "mta-no-starttls"]
+        {
             assert!(parse(&format!("--fault {fault} --json")).is_ok(), "{fault}");
         }
         assert!(parse("--fault none-such").is_err());

@@ -29,13 +29,9 @@ pub(crate) async fn play(
             (address, Trust::Only(stage.certificate()?))
         }
     };
-    stage
-        .start_relay(mail_server, arguments.proxy, false)
-        .await?;
+    stage.start_relay(mail_server, arguments.proxy, false).await?;
     let agent = stage.start_agent()?;
-    let test = agent
-        .line("the self-test", START, |line| line.message() == "self-test")
-        .await?;
+    let test = agent.line("the self-test", START, |line| line.message() == "self-test").await?;
     if test.text("result") != Some("passed") {
         bail!(
             "the agent will not deliver to {mail_server}: its self-test {}: {}{}",
@@ -45,18 +41,14 @@ pub(crate) async fn play(
         );
     }
     let relay = stage.relay()?;
-    relay
-        .line("the box", START, |line| line.message() == "box connected")
-        .await?;
+    relay.line("the box", START, |line| line.message() == "box connected").await?;
 
     let from = arguments.from.as_ref().map(ToString::to_string);
     let letter = Letter::write(from.as_deref(), &arguments.recipient())?;
     let tap = stage.smtp_tap()?;
     let sent = Box::pin(post(stage, &letter, &trust, journal)).await;
     // Its closing line says most about what went wrong, if something did.
-    let closing = relay.line("the session's end", CLOSING, |line| {
-        line.message() == "session"
-    });
+    let closing = relay.line("the session's end", CLOSING, |line| line.message() == "session");
     let _ = closing.await;
     let posted = sent?;
 
@@ -64,9 +56,7 @@ pub(crate) async fn play(
         Some(_) => None,
         None => {
             let files = stage.delivered()?;
-            let [file] = &files[..] else {
-                bail!("{} files in the Maildir, not one", files.len())
-            };
+            let [file] = &files[..] else { bail!("{} files in the Maildir, not one", files.len()) };
             Some(proof::in_file(file, &letter.markers)?)
         }
     };
@@ -119,11 +109,7 @@ async fn post(
         // The message is delivered all the same (RFC 5321 section 4.1.1.10).
         journal.hop("sender", "no goodbye", format!("{error:#}"));
     }
-    Ok(Posted {
-        reply,
-        relay_memory,
-        home_memory,
-    })
+    Ok(Posted { reply, relay_memory, home_memory })
 }
 
 /// Searches a child's memory. On a thread of its own: the taps go on carrying meanwhile.
@@ -171,11 +157,7 @@ fn certified(certificate: &[u8], trust: &Trust) -> String {
         }
         _ => {
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
-            let digest: String = digest
-                .as_ref()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
             format!(
                 "TLS is up: the certificate (not checked, as most senders do) has SHA-256 {digest}"
             )

@@ -77,17 +77,12 @@ impl Child {
         let who = self.role.as_str();
         let mut log = self.log.clone();
         let found = timeout(limit, async {
-            let log = log
-                .wait_for(|log| log.ended || log.lines.iter().any(&wanted))
-                .await?;
+            let log = log.wait_for(|log| log.ended || log.lines.iter().any(&wanted)).await?;
             anyhow::Ok(log.lines.iter().find(|line| wanted(line)).cloned())
         });
         match found.await {
             Ok(Ok(Some(line))) => Ok(line),
-            Ok(_) => bail!(
-                "the {who} ended early; its last words:\n{}",
-                self.last_words()
-            ),
+            Ok(_) => bail!("the {who} ended early; its last words:\n{}", self.last_words()),
             Err(_) => bail!(
                 "waited {} s for {what} of the {who}, in vain; its last words:\n{}",
                 limit.as_secs(),
@@ -103,11 +98,7 @@ impl Child {
         limit: Duration,
     ) -> anyhow::Result<std::net::SocketAddr> {
         let what = format!("the {service} listener");
-        let line = self
-            .line(&what, limit, |line| {
-                line.is("listening", "service", service)
-            })
-            .await?;
+        let line = self.line(&what, limit, |line| line.is("listening", "service", service)).await?;
         line.or_dash("address")
             .parse()
             .with_context(|| format!("no address in {}", line.in_words()))
@@ -116,10 +107,8 @@ impl Child {
     /// Asks it to leave, waits a little, then kills it.
     pub(crate) async fn stop(mut self) {
         #[cfg(unix)]
-        if let Some(pid) = self
-            .process
-            .id()
-            .and_then(|id| rustix::process::Pid::from_raw(id as i32))
+        if let Some(pid) =
+            self.process.id().and_then(|id| rustix::process::Pid::from_raw(id as i32))
         {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
@@ -131,20 +120,13 @@ impl Child {
     fn last_words(&self) -> String {
         let log = self.log.borrow();
         let lines = log.lines.iter().rev().take(SHOWN).rev();
-        lines
-            .map(|line| format!("    {}", line.in_words()))
-            .collect::<Vec<_>>()
-            .join("\n")
+        lines.map(|line| format!("    {}", line.in_words())).collect::<Vec<_>>().join("\n")
     }
 }
 
 /// Runs a subcommand of a role to its end and returns the first line of its stdout.
 pub(crate) async fn ask<S: AsRef<OsStr>>(role: Role, arguments: &[S]) -> anyhow::Result<String> {
-    let output = command(role, arguments)?
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await?;
+    let output = command(role, arguments)?.stdin(Stdio::null()).kill_on_drop(true).output().await?;
     let said = String::from_utf8_lossy(&output.stdout);
     match said.lines().next() {
         Some(line) if output.status.success() => Ok(line.trim().to_owned()),

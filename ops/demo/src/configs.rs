@@ -85,10 +85,7 @@ struct Service {
 }
 
 const ADMIN: Admin = Admin { listen: FREE };
-const LOG: Log = Log {
-    format: "json",
-    level: "info",
-};
+const LOG: Log = Log { format: "json", level: "info" };
 
 impl Relay {
     /// A relay without boxes that keeps its key in `state`.
@@ -100,20 +97,14 @@ impl Relay {
             tunnel: Listeners { listen: vec![FREE] },
             admin: ADMIN,
             log: LOG,
-            limits: Limits {
-                park: format!("{PARK_SECONDS}s"),
-            },
+            limits: Limits { park: format!("{PARK_SECONDS}s") },
             boxes: Vec::new(),
         }
     }
 
     /// With the one box of the demo. It has no address of its own, so it is found by name (SNI).
     pub(crate) fn with_box(mut self, key: String, mx: &str) -> Self {
-        self.boxes.push(Box {
-            name: "home",
-            key,
-            mx: vec![mx.to_owned()],
-        });
+        self.boxes.push(Box { name: "home", key, mx: vec![mx.to_owned()] });
         self
     }
 }
@@ -159,22 +150,13 @@ mod tests {
     fn writes_what_the_programs_read() {
         let relay =
             Relay::new("state \"dir\"".into()).with_box("ed25519:x".into(), "mx.home.example");
-        let relay: toml::Table = toml::to_string(&relay)
-            .expect("TOML")
-            .parse()
-            .expect("TOML");
+        let relay: toml::Table = toml::to_string(&relay).expect("TOML").parse().expect("TOML");
         assert_eq!(relay["smtp"]["listen"][0].as_str(), Some("127.0.0.1:0"));
         assert_eq!(relay["box"][0]["mx"][0].as_str(), Some("mx.home.example"));
         let address = "127.0.0.1:9".parse().expect("an address");
         let agent = Agent::new("s".into(), address, "ed25519:x".into(), address, Proxy::V1);
-        let agent: toml::Table = toml::to_string(&agent)
-            .expect("TOML")
-            .parse()
-            .expect("TOML");
-        assert_eq!(
-            agent["relay"][0]["addresses"][0].as_str(),
-            Some("127.0.0.1:9")
-        );
+        let agent: toml::Table = toml::to_string(&agent).expect("TOML").parse().expect("TOML");
+        assert_eq!(agent["relay"][0]["addresses"][0].as_str(), Some("127.0.0.1:9"));
         assert_eq!(agent["service"][0]["proxy"].as_str(), Some("v1"));
     }
 }

@@ -71,16 +71,11 @@ impl Side {
         if !unit.first().is_some_and(|first| tls::begins_record(*first)) {
             let text = String::from_utf8_lossy(unit);
             let shown = text.trim_end().chars().take(SHOWN);
-            let clean: String = shown
-                .map(|c| if c.is_control() { '?' } else { c })
-                .collect();
+            let clean: String = shown.map(|c| if c.is_control() { '?' } else { c }).collect();
             dialogue.lines.push(format!("{who}: {clean}"));
         } else if let Some(alert) = tls::alert(unit) {
             let fatal = if alert.fatal { "fatal alert" } else { "alert" };
-            dialogue.lines.push(format!(
-                "{who}: [TLS] {fatal} {} {}",
-                alert.code, alert.name
-            ));
+            dialogue.lines.push(format!("{who}: [TLS] {fatal} {} {}", alert.code, alert.name));
             if who == "S" {
                 dialogue.alert = Some(alert);
             }
@@ -93,9 +88,7 @@ impl Side {
             };
             self.hello_told = true;
             let bytes = self.hello.len();
-            dialogue
-                .lines
-                .push(format!("C: [TLS] ClientHello {said}, {bytes} bytes"));
+            dialogue.lines.push(format!("C: [TLS] ClientHello {said}, {bytes} bytes"));
         } else {
             dialogue.handshake_answered |= who == "S";
             self.sealed += unit.len();
@@ -111,15 +104,11 @@ impl Side {
     fn close_silently(&mut self, who: &str, dialogue: &mut Dialogue) {
         let sealed = std::mem::take(&mut self.sealed);
         if sealed > 0 {
-            dialogue
-                .lines
-                .push(format!("{who}: [TLS] {sealed} bytes more"));
+            dialogue.lines.push(format!("{who}: [TLS] {sealed} bytes more"));
         }
         let pending = std::mem::take(&mut self.pending).len();
         if pending > 0 {
-            dialogue
-                .lines
-                .push(format!("{who}: ({pending} bytes of something unfinished)"));
+            dialogue.lines.push(format!("{who}: ({pending} bytes of something unfinished)"));
         }
     }
 }
@@ -130,11 +119,7 @@ mod tests {
     use crate::tls::tests::hello;
 
     fn chunk(direction: Direction, bytes: &[u8]) -> Chunk {
-        Chunk {
-            connection: 0,
-            direction,
-            piece: Piece::Bytes(bytes.to_vec()),
-        }
+        Chunk { connection: 0, direction, piece: Piece::Bytes(bytes.to_vec()) }
     }
 
     #[test]
@@ -152,11 +137,7 @@ mod tests {
             chunk(ToRelay, begin),
             chunk(ToRelay, rest),
             chunk(FromRelay, &[21, 3, 3, 0, 2, 2, 112]),
-            Chunk {
-                connection: 0,
-                direction: FromRelay,
-                piece: Piece::Fin,
-            },
+            Chunk { connection: 0, direction: FromRelay, piece: Piece::Fin },
         ];
         let dialogue = read(&chunks);
         assert_eq!(
@@ -168,10 +149,7 @@ mod tests {
                 "S: 250 STARTTLS",
                 "C: STARTTLS",
                 "S: 220 Go ahead",
-                &format!(
-                    "C: [TLS] ClientHello for stranger.example, {} bytes",
-                    hello.len()
-                ),
+                &format!("C: [TLS] ClientHello for stranger.example, {} bytes", hello.len()),
                 "S: [TLS] fatal alert 112 unrecognized_name",
                 "S: [TCP] closes the connection (FIN)",
             ]
@@ -183,20 +161,14 @@ mod tests {
     #[test]
     fn sums_up_what_is_sealed_and_what_is_cut() {
         let chunks = [
-            chunk(
-                Direction::FromRelay,
-                &[22, 3, 3, 0, 1, 9, 23, 3, 3, 0, 1, 9],
-            ),
+            chunk(Direction::FromRelay, &[22, 3, 3, 0, 1, 9, 23, 3, 3, 0, 1, 9]),
             chunk(Direction::ToRelay, b"half a li"),
         ];
         let dialogue = read(&chunks);
         assert!(dialogue.handshake_answered);
         assert_eq!(
             dialogue.lines,
-            [
-                "C: (9 bytes of something unfinished)",
-                "S: [TLS] 12 bytes more"
-            ]
+            ["C: (9 bytes of something unfinished)", "S: [TLS] 12 bytes more"]
         );
     }
 }

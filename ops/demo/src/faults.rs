@@ -137,11 +137,7 @@ mod tests {
 
     #[test]
     fn accepts_only_the_right_refusal() {
-        let alert = |code| Alert {
-            code,
-            name: "x",
-            fatal: true,
-        };
+        let alert = |code| Alert { code, name: "x", fatal: true };
         assert!(Fault::NoSni.is_observed(Some("sni-absent"), Some(&alert(112))));
         assert!(!Fault::NoSni.is_observed(Some("sni-absent"), Some(&alert(80))));
         assert!(!Fault::NoSni.is_observed(Some("box-offline"), Some(&alert(112))));

@@ -52,12 +52,7 @@ impl Journal {
         }
         self.say(&format!("{ms:>7}  {style}{at:<7}{style:#} {text}"));
         if hops.len() < KEPT {
-            hops.push(Hop {
-                ms,
-                at,
-                event: event.to_owned(),
-                text,
-            });
+            hops.push(Hop { ms, at, event: event.to_owned(), text });
         }
     }
 
@@ -76,10 +71,7 @@ impl Journal {
 
     /// The story so far.
     pub(crate) fn hops(&self) -> Vec<Hop> {
-        self.hops
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.hops.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -34,9 +34,7 @@ impl Letter {
             }
         };
         let mailbox = |address: &str| -> anyhow::Result<Mailbox> {
-            address
-                .parse()
-                .with_context(|| format!("{address:?} is no mail address"))
+            address.parse().with_context(|| format!("{address:?} is no mail address"))
         };
         let message = Message::builder()
             .from(mailbox(&from)?)
@@ -53,9 +51,7 @@ impl Letter {
 
 fn word() -> String {
     let mut random = rand::rng();
-    (0..WORD)
-        .map(|_| char::from(random.random_range(b'a'..=b'z')))
-        .collect()
+    (0..WORD).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect()
 }
 
 #[cfg(test)]

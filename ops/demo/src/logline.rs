@@ -13,9 +13,7 @@ impl LogLine {
     pub(crate) fn parse(line: &str) -> Self {
         match serde_json::from_str(line) {
             Ok(Value::Object(fields)) => Self { fields },
-            _ => Self {
-                fields: Map::from_iter([("message".to_owned(), Value::from(line))]),
-            },
+            _ => Self { fields: Map::from_iter([("message".to_owned(), Value::from(line))]) },
         }
     }
 
@@ -57,9 +55,7 @@ impl LogLine {
             if matches!(field.as_str(), "message" | "timestamp" | "level" | "target") {
                 continue;
             }
-            let value = value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned);
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             words.push_str(&format!(" {field}={value}"));
         }
         words
@@ -78,14 +74,8 @@ mod tests {
         assert!(line.is("listening", "service", "smtp"));
         assert_eq!(line.number("n"), Some(3));
         assert!(!line.is_complaint());
-        assert_eq!(
-            line.in_words(),
-            "listening address=127.0.0.1:1 n=3 service=smtp"
-        );
-        assert_eq!(
-            LogLine::parse("thread panicked").message(),
-            "thread panicked"
-        );
+        assert_eq!(line.in_words(), "listening address=127.0.0.1:1 n=3 service=smtp");
+        assert_eq!(LogLine::parse("thread panicked").message(), "thread panicked");
         assert_eq!(LogLine::parse("[1]").message(), "[1]");
         assert!(LogLine::parse("thread panicked").is_complaint());
     }

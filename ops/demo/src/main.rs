@@ -35,19 +35,13 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    if let Some(role) = std::env::args_os()
-        .nth(1)
-        .as_ref()
-        .and_then(roles::Role::asked_for)
-    {
+    if let Some(role) = std::env::args_os().nth(1).as_ref().and_then(roles::Role::asked_for) {
         return role.run(std::env::args_os().skip(1));
     }
     let arguments = arguments::Arguments::parse();
     // One thread: the kernel ends the children when the thread that started them is gone, so that
     // thread must be the one that lives as long as the demo.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(play::run(arguments)),
         Err(error) => {

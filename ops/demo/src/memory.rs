@@ -44,10 +44,7 @@ fn writable(line: &str) -> Option<(u64, u64)> {
     let (range, rest) = line.split_once(' ')?;
     let (begin, end) = range.split_once('-')?;
     rest.starts_with("rw").then_some(())?;
-    Some((
-        u64::from_str_radix(begin, 16).ok()?,
-        u64::from_str_radix(end, 16).ok()?,
-    ))
+    Some((u64::from_str_radix(begin, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
 #[cfg(test)]
@@ -60,10 +57,7 @@ mod tests {
             writable("7f00-7f10 rw-p 00000000 00:00 0                [heap]"),
             Some((0x7f00, 0x7f10))
         );
-        assert_eq!(
-            writable("7f00-7f10 r-xp 00000000 08:01 123   /bin/demo"),
-            None
-        );
+        assert_eq!(writable("7f00-7f10 r-xp 00000000 08:01 123   /bin/demo"), None);
         assert_eq!(writable("nonsense"), None);
     }
 

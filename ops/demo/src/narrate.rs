@@ -8,10 +8,7 @@ use crate::roles::Role;
 pub(crate) fn hop(role: Role, line: &LogLine) -> Option<String> {
     let text = match (role, line.message()) {
         (Role::Sink, "listening") => {
-            format!(
-                "the mail server at home waits on {}",
-                line.or_dash("address")
-            )
+            format!("the mail server at home waits on {}", line.or_dash("address"))
         }
         (Role::Relay, "listening") => match line.text("service")? {
             "smtp" => format!("takes mail on {}", line.or_dash("address")),
@@ -19,25 +16,16 @@ pub(crate) fn hop(role: Role, line: &LogLine) -> Option<String> {
             _ => return None,
         },
         (Role::Agent, "tunnel up") => {
-            format!(
-                "dialled out: tunnel to {} is up, keys pinned both ways",
-                line.or_dash("relay")
-            )
+            format!("dialled out: tunnel to {} is up, keys pinned both ways", line.or_dash("relay"))
         }
         (Role::Relay, "box connected") => format!("box {:?} is here", line.or_dash("box")),
         (Role::Relay, "box gone") => format!("box {:?} is gone", line.or_dash("box")),
         (Role::Agent, "no tunnel") => {
-            format!(
-                "no tunnel to {}: {}",
-                line.or_dash("relay"),
-                line.or_dash("reason")
-            )
+            format!("no tunnel to {}: {}", line.or_dash("relay"), line.or_dash("reason"))
         }
         (Role::Agent, "self-test") => {
-            let detail = line
-                .text("detail")
-                .map(|detail| format!(": {detail}"))
-                .unwrap_or_default();
+            let detail =
+                line.text("detail").map(|detail| format!(": {detail}")).unwrap_or_default();
             format!("open-relay self-test {}{detail}", line.or_dash("result"))
         }
         (Role::Relay, "routed") => format!(
@@ -84,26 +72,14 @@ mod tests {
             told(Role::Relay, closing).as_deref(),
             Some("session ends: carried (both ends ended in order), 7 bytes in, 8 out")
         );
+        assert_eq!(told(Role::Relay, r#"{"level":"INFO","message":"registry loaded"}"#), None);
         assert_eq!(
-            told(
-                Role::Relay,
-                r#"{"level":"INFO","message":"registry loaded"}"#
-            ),
-            None
-        );
-        assert_eq!(
-            told(
-                Role::Agent,
-                r#"{"level":"WARN","message":"relay has another key","relay":"r1"}"#
-            )
-            .as_deref(),
+            told(Role::Agent, r#"{"level":"WARN","message":"relay has another key","relay":"r1"}"#)
+                .as_deref(),
             Some("relay has another key relay=r1")
         );
         assert_eq!(
-            told(
-                Role::Relay,
-                r#"{"level":"INFO","message":"listening","service":"admin"}"#
-            ),
+            told(Role::Relay, r#"{"level":"INFO","message":"listening","service":"admin"}"#),
             None
         );
     }

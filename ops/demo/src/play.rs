@@ -39,11 +39,7 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     } else if let Some(error) = &report.error {
         anstream::eprintln!("\nerror: {error}");
     }
-    if report.is_success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if report.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn play(
@@ -55,9 +51,7 @@ async fn play(
         Some(fault) => fault.setting(),
         None => format!("One message for {DOMAIN}, through a relay that cannot read it."),
     };
-    wrapped(&setting, "")
-        .iter()
-        .for_each(|line| journal.say(line));
+    wrapped(&setting, "").iter().for_each(|line| journal.say(line));
     journal.say("");
     match arguments.fault {
         Some(fault) => refused::play(stage, fault, journal).await,
@@ -78,10 +72,7 @@ async fn keep(stage: &Stage, arguments: &Arguments, journal: &Journal) {
     ));
     journal.say("");
     if arguments.mta.is_none() {
-        journal.say(&format!(
-            "Mail arrives in {}/new",
-            stage.maildir().display()
-        ));
+        journal.say(&format!("Mail arrives in {}/new", stage.maildir().display()));
     }
     journal.say("Ctrl-C ends everything and deletes all state.");
     journal.say("");

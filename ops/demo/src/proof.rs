@@ -81,10 +81,7 @@ impl Proof {
         // carried at least what the sender's connection carried.
         let carried = self.tunnel.bytes >= self.smtp.bytes;
         let memory = self.memory.unread.is_some() || self.memory.is_clean_as_memory();
-        let home = self
-            .maildir
-            .as_ref()
-            .is_none_or(|file| file.words == self.words);
+        let home = self.maildir.as_ref().is_none_or(|file| file.words == self.words);
         self.words > 0
             && self.smtp.is_clean()
             && self.tunnel.is_clean()
@@ -102,10 +99,7 @@ pub(crate) fn in_capture(capture: &Capture, markers: &[String], controls: &[&str
         search.gap();
         search.feed(&stream);
     }
-    Finding {
-        missed,
-        ..finding(&search, markers, controls)
-    }
+    Finding { missed, ..finding(&search, markers, controls) }
 }
 
 /// Searches the memory of a running process.
@@ -113,10 +107,7 @@ pub(crate) fn in_memory(pid: u32, markers: &[String], controls: &[&str]) -> Find
     let mut search = begin(markers, controls);
     match memory::search(pid, &mut search) {
         Ok(()) => finding(&search, markers, controls),
-        Err(error) => Finding {
-            unread: Some(error.to_string()),
-            ..Finding::default()
-        },
+        Err(error) => Finding { unread: Some(error.to_string()), ..Finding::default() },
     }
 }
 
@@ -128,12 +119,7 @@ pub(crate) fn in_file(path: &Path, markers: &[String]) -> io::Result<Finding> {
 }
 
 fn begin<'a>(markers: &'a [String], controls: &[&'a str]) -> Search<'a> {
-    Search::new(
-        markers
-            .iter()
-            .map(String::as_str)
-            .chain(controls.iter().copied()),
-    )
+    Search::new(markers.iter().map(String::as_str).chain(controls.iter().copied()))
 }
 
 fn finding(search: &Search<'_>, markers: &[String], controls: &[&str]) -> Finding {
@@ -142,10 +128,7 @@ fn finding(search: &Search<'_>, markers: &[String], controls: &[&str]) -> Findin
     let controls = controls
         .iter()
         .zip(counts)
-        .map(|(word, hits)| Control {
-            word: (*word).to_owned(),
-            hits,
-        })
+        .map(|(word, hits)| Control { word: (*word).to_owned(), hits })
         .collect();
     Finding {
         bytes: search.bytes(),
@@ -157,10 +140,7 @@ fn finding(search: &Search<'_>, markers: &[String], controls: &[&str]) -> Findin
     }
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde asks for a reference"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -175,20 +155,13 @@ mod tests {
     }
 
     fn clean(bytes: u64) -> Finding {
-        Finding {
-            bytes,
-            ..Finding::default()
-        }
+        Finding { bytes, ..Finding::default() }
     }
 
     #[test]
     fn finds_a_leak_in_a_capture() {
         let capture = Capture::default();
-        capture.bytes(
-            0,
-            Direction::ToRelay,
-            b"EHLO sender.example\r\nSubject: butter",
-        );
+        capture.bytes(0, Direction::ToRelay, b"EHLO sender.example\r\nSubject: butter");
         let sealed = in_capture(&capture, &markers(), &["sender.example"]);
         assert!(sealed.is_clean(), "{sealed:?}");
         capture.bytes(0, Direction::ToRelay, b"cup\r\n");
@@ -211,64 +184,22 @@ mod tests {
             words: 2,
             smtp: clean(100),
             tunnel: clean(200),
-            memory: Finding {
-                unread: Some("not allowed".into()),
-                ..Finding::default()
-            },
+            memory: Finding { unread: Some("not allowed".into()), ..Finding::default() },
             home_memory: None,
-            maildir: Some(Finding {
-                words: 2,
-                ..clean(50)
-            }),
+            maildir: Some(Finding { words: 2, ..clean(50) }),
         };
         assert!(proof.is_sealed());
-        let control = |hits| Control {
-            word: "x".into(),
-            hits,
-        };
-        let read = Finding {
-            controls: vec![control(0), control(1)],
-            ..clean(50)
-        };
-        let leaked = Finding {
-            hits: 1,
-            ..read.clone()
-        };
-        let blind = Finding {
-            controls: vec![control(0)],
-            ..clean(50)
-        };
+        let control = |hits| Control { word: "x".into(), hits };
+        let read = Finding { controls: vec![control(0), control(1)], ..clean(50) };
+        let leaked = Finding { hits: 1, ..read.clone() };
+        let blind = Finding { controls: vec![control(0)], ..clean(50) };
         for (memory, sealed) in [(read, true), (leaked, false), (blind, false)] {
-            let proof = Proof {
-                memory,
-                ..proof.clone()
-            };
+            let proof = Proof { memory, ..proof.clone() };
             assert_eq!(proof.is_sealed(), sealed, "{:?}", proof.memory);
         }
-        assert!(
-            !Proof {
-                tunnel: clean(99),
-                ..proof.clone()
-            }
-            .is_sealed()
-        );
-        let partial = Finding {
-            missed: 1,
-            ..clean(200)
-        };
-        assert!(
-            !Proof {
-                tunnel: partial,
-                ..proof.clone()
-            }
-            .is_sealed()
-        );
-        assert!(
-            !Proof {
-                maildir: Some(clean(50)),
-                ..proof
-            }
-            .is_sealed()
-        );
+        assert!(!Proof { tunnel: clean(99), ..proof.clone() }.is_sealed());
+        let partial = Finding { missed: 1, ..clean(200) };
+        assert!(!Proof { tunnel: partial, ..proof.clone() }.is_sealed());
+        assert!(!Proof { maildir: Some(clean(50)), ..proof }.is_sealed());
     }
 }

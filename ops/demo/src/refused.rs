@@ -24,9 +24,7 @@ pub(crate) async fn play(
         Fault::MtaDown => stage.closed_port()?,
         _ => stage.start_sink(fault != Fault::MtaNoStarttls).await?,
     };
-    stage
-        .start_relay(mail_server, Proxy::V2, fault == Fault::BadPin)
-        .await?;
+    stage.start_relay(mail_server, Proxy::V2, fault == Fault::BadPin).await?;
     let agent_says = match fault {
         Fault::BoxOffline => None,
         Fault::BadPin => {
@@ -38,10 +36,7 @@ pub(crate) async fn play(
             let agent = stage.start_agent()?;
             let tested = agent.line("the self-test", START, |line| line.message() == "self-test");
             let tested = tested.await?;
-            stage
-                .relay()?
-                .line("the box", START, |line| line.message() == "box connected")
-                .await?;
+            stage.relay()?.line("the box", START, |line| line.message() == "box connected").await?;
             matches!(fault, Fault::MtaDown | Fault::MtaNoStarttls).then_some(tested)
         }
     };
@@ -54,9 +49,8 @@ pub(crate) async fn play(
     };
     let tap = stage.smtp_tap()?;
     let attempt = Box::pin(attempt(tap.address(), name, journal)).await;
-    let closing = stage.relay()?.line("the session's end", CLOSING, |line| {
-        line.message() == "session"
-    });
+    let closing =
+        stage.relay()?.line("the session's end", CLOSING, |line| line.message() == "session");
     let relay_outcome = outcome(closing.await.ok());
     // Only these two get as far as the agent; for the others there is nothing to wait for.
     let agent_outcome = match stage.agent() {
@@ -81,29 +75,17 @@ pub(crate) async fn play(
         agent_says: agent_says.and_then(|line| narrate::hop(Role::Agent, &line)),
         next: fault.next(),
     };
-    Ok(Report {
-        delivered,
-        fault: Some(faulted),
-        ..Report::default()
-    })
+    Ok(Report { delivered, fault: Some(faulted), ..Report::default() })
 }
 
 /// A sender's whole attempt.
 async fn attempt(address: SocketAddr, name: &str, journal: &Journal) -> anyhow::Result<()> {
     let letter = Letter::write(None, &format!("you@{DOMAIN}"))?;
     let mut sender = Sender::connect(address, EHLO_NAME).await?;
-    journal.hop(
-        "sender",
-        "connected",
-        format!("reached the relay as {EHLO_NAME}, asks for TLS"),
-    );
+    journal.hop("sender", "connected", format!("reached the relay as {EHLO_NAME}, asks for TLS"));
     let secured = sender.start_tls(name, &Trust::Anyone).await;
     if secured.is_err() {
-        journal.hop(
-            "sender",
-            "refused",
-            "no TLS: keeps the message in its queue".to_owned(),
-        );
+        journal.hop("sender", "refused", "no TLS: keeps the message in its queue".to_owned());
     }
     secured?;
     sender.send(&letter).await?;

@@ -72,10 +72,7 @@ impl From<anyhow::Result<Report>> for Report {
 impl Report {
     /// A run that came to nothing.
     pub(crate) fn failed(error: &str) -> Self {
-        Self {
-            error: Some(error.to_owned()),
-            ..Self::default()
-        }
+        Self { error: Some(error.to_owned()), ..Self::default() }
     }
 
     /// Whether the run did what it should.
@@ -94,9 +91,7 @@ impl Report {
             fault.tell(journal);
         } else if self.delivered {
             let reply = self.reply.as_deref().unwrap_or("250");
-            journal.say(&format!(
-                "{GOOD}Delivered.{GOOD:#} The mail server at home said: {reply}"
-            ));
+            journal.say(&format!("{GOOD}Delivered.{GOOD:#} The mail server at home said: {reply}"));
         }
         if let Some(proof) = &self.proof {
             proof_lines(proof).iter().for_each(|line| journal.say(line));
@@ -111,20 +106,15 @@ fn proof_lines(proof: &Proof) -> Vec<String> {
     } else {
         format!("{BAD}Not proven sealed.{BAD:#}")
     };
-    let mut lines = vec![format!(
-        "{verdict} Where {words} random words of the message were found:"
-    )];
+    let mut lines =
+        vec![format!("{verdict} Where {words} random words of the message were found:")];
     lines.push(place("bytes sender-relay", &proof.smtp, words));
     lines.push(place("bytes relay-agent", &proof.tunnel, words));
     lines.push(match &proof.memory.unread {
         Some(why) => format!("  relay's memory      could not be read, proves nothing ({why})"),
         None => place("relay's memory", &proof.memory, words),
     });
-    if let Some(memory) = proof
-        .home_memory
-        .as_ref()
-        .filter(|memory| memory.unread.is_none())
-    {
+    if let Some(memory) = proof.home_memory.as_ref().filter(|memory| memory.unread.is_none()) {
         lines.push(place("sink's memory", memory, words));
     }
     match &proof.maildir {
@@ -138,10 +128,7 @@ fn proof_lines(proof: &Proof) -> Vec<String> {
 /// to show that the search works.
 fn place(name: &str, finding: &Finding, words: usize) -> String {
     let bytes = thousands(finding.bytes);
-    let mut line = format!(
-        "  {name:<18}  {bytes:>11} bytes  {} of {words}",
-        finding.words
-    );
+    let mut line = format!("  {name:<18}  {bytes:>11} bytes  {} of {words}", finding.words);
     for (what, found) in [("found", true), ("NOT found", false)] {
         let words: Vec<_> = finding
             .controls
@@ -154,22 +141,15 @@ fn place(name: &str, finding: &Finding, words: usize) -> String {
         }
     }
     if finding.missed > 0 {
-        line.push_str(&format!(
-            "  ({} bytes went unrecorded)",
-            thousands(finding.missed)
-        ));
+        line.push_str(&format!("  ({} bytes went unrecorded)", thousands(finding.missed)));
     }
     line
 }
 
 impl Faulted {
     fn tell(&self, journal: &Journal) {
-        journal.say(&format!(
-            "{HEAD}What the sender saw{HEAD:#} (C: the sender, S: the relay)"
-        ));
-        self.dialogue
-            .iter()
-            .for_each(|line| journal.say(&format!("  {line}")));
+        journal.say(&format!("{HEAD}What the sender saw{HEAD:#} (C: the sender, S: the relay)"));
+        self.dialogue.iter().for_each(|line| journal.say(&format!("  {line}")));
         if let Some(error) = &self.sender_error {
             journal.say(&format!("  and its software says: {error}"));
         }
@@ -177,33 +157,21 @@ impl Faulted {
         journal.say(&format!("{HEAD}Why{HEAD:#}"));
         match &self.relay_outcome {
             Some(outcome) => {
-                journal.say(&format!(
-                    "  relay: {outcome} ({})",
-                    outcomes::in_words(outcome)
-                ));
+                journal.say(&format!("  relay: {outcome} ({})", outcomes::in_words(outcome)));
             }
             None => journal.say("  relay: no closing line came"),
         }
         if let Some(outcome) = &self.agent_outcome {
-            journal.say(&format!(
-                "  agent: {outcome} ({})",
-                outcomes::in_words(outcome)
-            ));
+            journal.say(&format!("  agent: {outcome} ({})", outcomes::in_words(outcome)));
         }
         if let Some(said) = &self.agent_says {
             let said = format!("agent: {said}");
-            wrapped(&said, "  ")
-                .iter()
-                .for_each(|line| journal.say(line));
+            wrapped(&said, "  ").iter().for_each(|line| journal.say(line));
         }
-        wrapped(&self.why, "  ")
-            .iter()
-            .for_each(|line| journal.say(line));
+        wrapped(&self.why, "  ").iter().for_each(|line| journal.say(line));
         journal.say("");
         journal.say(&format!("{HEAD}What comes next{HEAD:#}"));
-        wrapped(self.next, "  ")
-            .iter()
-            .for_each(|line| journal.say(line));
+        wrapped(self.next, "  ").iter().for_each(|line| journal.say(line));
         journal.say("");
         journal.say(&if self.observed {
             format!("{GOOD}Not delivered, as it should be.{GOOD:#}")
@@ -219,18 +187,9 @@ mod tests {
 
     #[test]
     fn is_one_object_with_the_promised_keys() {
-        let hop = Hop {
-            ms: 1,
-            at: "relay",
-            event: "routed".into(),
-            text: "…".into(),
-        };
-        let report = Report {
-            delivered: true,
-            sealed: Some(true),
-            hops: vec![hop],
-            ..Report::default()
-        };
+        let hop = Hop { ms: 1, at: "relay", event: "routed".into(), text: "…".into() };
+        let report =
+            Report { delivered: true, sealed: Some(true), hops: vec![hop], ..Report::default() };
         let json = serde_json::to_value(&report).expect("JSON");
         assert_eq!(json["delivered"], true);
         assert_eq!(json["hops"][0]["at"], "relay");
@@ -241,23 +200,11 @@ mod tests {
     #[test]
     fn is_no_success_without_delivery_or_proof() {
         assert!(!Report::default().is_success());
-        assert!(
-            !Report {
-                delivered: true,
-                sealed: Some(false),
-                ..Report::default()
-            }
-            .is_success()
-        );
+        assert!(!Report { delivered: true, sealed: Some(false), ..Report::default() }.is_success());
         let error = Some("no".to_owned());
         assert!(
-            !Report {
-                delivered: true,
-                sealed: Some(true),
-                error,
-                ..Report::default()
-            }
-            .is_success()
+            !Report { delivered: true, sealed: Some(true), error, ..Report::default() }
+                .is_success()
         );
     }
 }

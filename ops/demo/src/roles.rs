@@ -31,9 +31,7 @@ impl Role {
 
     /// The role that a first argument asks for.
     pub(crate) fn asked_for(argument: &OsString) -> Option<Self> {
-        [Self::Relay, Self::Agent, Self::Sink]
-            .into_iter()
-            .find(|role| argument == role.as_str())
+        [Self::Relay, Self::Agent, Self::Sink].into_iter().find(|role| argument == role.as_str())
     }
 
     /// Becomes this role. `arguments` begin with the role.

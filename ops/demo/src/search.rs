@@ -14,15 +14,8 @@ pub(crate) struct Search<'a> {
 impl<'a> Search<'a> {
     /// A search for `words`, none of them empty.
     pub(crate) fn new(words: impl IntoIterator<Item = &'a str>) -> Self {
-        let words = words
-            .into_iter()
-            .map(|word| (Finder::new(word), 0))
-            .collect();
-        Self {
-            words,
-            carried: Vec::new(),
-            bytes: 0,
-        }
+        let words = words.into_iter().map(|word| (Finder::new(word), 0)).collect();
+        Self { words, carried: Vec::new(), bytes: 0 }
     }
 
     /// Takes the next piece.
@@ -36,10 +29,7 @@ impl<'a> Search<'a> {
             let length = finder.needle().len();
             longest = longest.max(length);
             // What lies wholly in the old part was counted with the previous piece.
-            *count += finder
-                .find_iter(&bytes)
-                .filter(|at| at + length > old)
-                .count() as u64;
+            *count += finder.find_iter(&bytes).filter(|at| at + length > old).count() as u64;
         }
         let keep = bytes.len().min(longest.saturating_sub(1));
         self.carried = bytes.split_off(bytes.len() - keep);

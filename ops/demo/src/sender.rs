@@ -66,13 +66,7 @@ impl Sender {
         let message = letter.message.formatted();
         let sending = self.connection.send(letter.message.envelope(), &message);
         let response = timed("the reply to the message", sending).await?;
-        Ok(format!(
-            "{} {}",
-            response.code(),
-            response.first_line().unwrap_or("")
-        )
-        .trim()
-        .to_owned())
+        Ok(format!("{} {}", response.code(), response.first_line().unwrap_or("")).trim().to_owned())
     }
 
     /// Leaves in order.

@@ -45,18 +45,13 @@ pub(crate) struct Stage {
 impl Stage {
     /// An empty stage.
     pub(crate) async fn new(journal: Arc<Journal>) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("sealpost-demo-")
-            .tempdir()
-            .context(
-                "making a directory for throwaway state (is the temporary directory writable?)",
-            )?;
+        let directory = tempfile::Builder::new().prefix("sealpost-demo-").tempdir().context(
+            "making a directory for throwaway state (is the temporary directory writable?)",
+        )?;
         Ok(Self {
             directory,
             journal,
-            tunnel_tap: UdpTap::bind()
-                .await
-                .context("taking a free UDP port on 127.0.0.1")?,
+            tunnel_tap: UdpTap::bind().await.context("taking a free UDP port on 127.0.0.1")?,
             smtp_tap: None,
             sink: None,
             relay: None,
@@ -67,17 +62,12 @@ impl Stage {
 
     /// Starts the mail server at home and returns its address.
     pub(crate) async fn start_sink(&mut self, starttls: bool) -> anyhow::Result<SocketAddr> {
-        let mut arguments = vec![
-            "--state".into(),
-            self.directory.path().as_os_str().to_owned(),
-        ];
+        let mut arguments = vec!["--state".into(), self.directory.path().as_os_str().to_owned()];
         arguments.extend(["--domain", DOMAIN, "--name", MX].map(Into::into));
         if !starttls {
             arguments.push("--no-starttls".into());
         }
-        let sink = self
-            .sink
-            .insert(Child::start(Role::Sink, &arguments, &self.journal)?);
+        let sink = self.sink.insert(Child::start(Role::Sink, &arguments, &self.journal)?);
         sink.listening("smtp", START).await
     }
 
@@ -116,9 +106,7 @@ impl Stage {
         let relay_file = self.path("relay.toml");
         configs::write(&relay_file, &bare.with_box(agent_key, MX))?;
         let arguments = ["run".into(), "--config".into(), relay_file.into_os_string()];
-        let relay = self
-            .relay
-            .insert(Child::start(Role::Relay, &arguments, &self.journal)?);
+        let relay = self.relay.insert(Child::start(Role::Relay, &arguments, &self.journal)?);
         let smtp = relay.listening("smtp", START).await?;
         let tunnel = relay.listening("tunnel", START).await?;
         self.tunnel_tap.start(tunnel);
@@ -130,9 +118,7 @@ impl Stage {
     pub(crate) fn start_agent(&mut self) -> anyhow::Result<&Child> {
         let file = self.path("agent.toml").into_os_string();
         let arguments = ["run".into(), "--config".into(), file];
-        Ok(self
-            .agent
-            .insert(Child::start(Role::Agent, &arguments, &self.journal)?))
+        Ok(self.agent.insert(Child::start(Role::Agent, &arguments, &self.journal)?))
     }
 
     /// The running relay.
@@ -174,9 +160,9 @@ impl Stage {
     /// The messages in the sink's Maildir.
     pub(crate) fn delivered(&self) -> anyhow::Result<Vec<PathBuf>> {
         match std::fs::read_dir(self.maildir().join("new")) {
-            Ok(entries) => Ok(entries
-                .map(|entry| Ok(entry?.path()))
-                .collect::<std::io::Result<_>>()?),
+            Ok(entries) => {
+                Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
@@ -184,9 +170,7 @@ impl Stage {
 
     /// Ends all children in the order of a good shutdown: nobody loses a peer that it still needs.
     pub(crate) async fn strike(mut self) {
-        for child in [self.agent.take(), self.relay.take(), self.sink.take()]
-            .into_iter()
-            .flatten()
+        for child in [self.agent.take(), self.relay.take(), self.sink.take()].into_iter().flatten()
         {
             child.stop().await;
         }

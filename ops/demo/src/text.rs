@@ -17,10 +17,7 @@ pub(crate) fn thousands(number: u64) -> String {
 pub(crate) fn wrapped(text: &str, indent: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
-        match lines
-            .last_mut()
-            .filter(|line| line.len() + 1 + word.len() <= 80)
-        {
+        match lines.last_mut().filter(|line| line.len() + 1 + word.len() <= 80) {
             Some(line) => {
                 line.push(' ');
                 line.push_str(word);

@@ -39,11 +39,9 @@ pub(crate) fn record_length(bytes: &[u8]) -> Option<usize> {
 /// The alert that a whole record carries, if it does and is readable.
 pub(crate) fn alert(record: &[u8]) -> Option<Alert> {
     match record {
-        [ALERT, _, _, 0, 2, level, code] => Some(Alert {
-            code: *code,
-            name: alert_name(*code),
-            fatal: *level == 2,
-        }),
+        [ALERT, _, _, 0, 2, level, code] => {
+            Some(Alert { code: *code, name: alert_name(*code), fatal: *level == 2 })
+        }
         _ => None,
     }
 }
@@ -129,10 +127,7 @@ pub(crate) mod tests {
 
     #[test]
     fn reads_names_and_their_absence() {
-        assert_eq!(
-            wanted(&hello("mx.home.example")),
-            Wanted::Name("mx.home.example".into())
-        );
+        assert_eq!(wanted(&hello("mx.home.example")), Wanted::Name("mx.home.example".into()));
         assert_eq!(wanted(&hello("192.0.2.1")), Wanted::Nobody);
         assert_eq!(wanted(b"\x16\x03\x01\x00\x02hi"), Wanted::Unreadable);
         assert_eq!(wanted(b""), Wanted::Unreadable);
@@ -141,10 +136,7 @@ pub(crate) mod tests {
     #[test]
     fn names_alerts() {
         let alert = alert(&[21, 3, 3, 0, 2, 2, 112]).expect("an alert");
-        assert_eq!(
-            (alert.code, alert.name, alert.fatal),
-            (112, "unrecognized_name", true)
-        );
+        assert_eq!((alert.code, alert.name, alert.fatal), (112, "unrecognized_name", true));
         assert_eq!(super::alert(&[23, 3, 3, 0, 2, 2, 112]), None);
         assert_eq!(record_length(&[21, 3, 3, 0, 2, 2]), None);
         assert_eq!(record_length(&[21, 3, 3, 0, 2, 2, 112, 9]), Some(7));

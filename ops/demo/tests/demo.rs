@@ -14,11 +14,7 @@ fn demo(arguments: &[&str]) -> Output {
 fn object(output: &Output) -> Value {
     let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(
-        stdout.lines().count(),
-        1,
-        "stdout: {stdout}\nstderr: {stderr}"
-    );
+    assert_eq!(stdout.lines().count(), 1, "stdout: {stdout}\nstderr: {stderr}");
     serde_json::from_str(&stdout).expect("one JSON object")
 }
 
@@ -31,11 +27,8 @@ fn refused(fault: &str) -> Value {
     assert_eq!(object["fault"]["name"], fault);
     assert_eq!(object["fault"]["observed"], true, "{object:#}");
     let dialogue = object["fault"]["dialogue"].as_array().expect("a dialogue");
-    let says = |begin: &str| {
-        dialogue
-            .iter()
-            .any(|l| l.as_str().is_some_and(|l| l.starts_with(begin)))
-    };
+    let says =
+        |begin: &str| dialogue.iter().any(|l| l.as_str().is_some_and(|l| l.starts_with(begin)));
     assert!(says("S: 220 relay.example.net"), "{object:#}");
     assert!(says("C: STARTTLS"), "{object:#}");
     assert!(says("C: [TLS] ClientHello"), "{object:#}");

@@ -44,11 +44,7 @@ pub struct HelloReader {
 
 impl Default for HelloReader {
     fn default() -> Self {
-        Self {
-            acceptor: Acceptor::default(),
-            start: Vec::with_capacity(2),
-            seen: 0,
-        }
+        Self { acceptor: Acceptor::default(), start: Vec::with_capacity(2), seen: 0 }
     }
 }
 
@@ -75,22 +71,14 @@ impl HelloReader {
                 Err((error, _alert)) => return Ok(Some(Hello::of_error(&error))),
             }
         }
-        if self.seen >= MAX_HELLO {
-            Err(HelloError::TooLong)
-        } else {
-            Ok(None)
-        }
+        if self.seen >= MAX_HELLO { Err(HelloError::TooLong) } else { Ok(None) }
     }
 
     /// Tells a peer that speaks no TLS by its first octets, before rustls waits for a whole record.
     fn check_start(&mut self, bytes: &[u8]) -> Result<(), HelloError> {
         let missing = HANDSHAKE_RECORD.len() - self.start.len();
         self.start.extend(bytes.iter().take(missing));
-        if HANDSHAKE_RECORD.starts_with(&self.start) {
-            Ok(())
-        } else {
-            Err(HelloError::NotTls)
-        }
+        if HANDSHAKE_RECORD.starts_with(&self.start) { Ok(()) } else { Err(HelloError::NotTls) }
     }
 }
 
@@ -117,16 +105,10 @@ impl Hello {
             Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName) => Sni::Bad,
             _ => Sni::Unreadable,
         };
-        Self {
-            sni,
-            speaks_mail: true,
-        }
+        Self { sni, speaks_mail: true }
     }
 
     fn unreadable() -> Self {
-        Self {
-            sni: Sni::Unreadable,
-            speaks_mail: true,
-        }
+        Self { sni: Sni::Unreadable, speaks_mail: true }
     }
 }

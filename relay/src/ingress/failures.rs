@@ -37,9 +37,7 @@ impl Failures {
 
     /// Whether `client` failed just now.
     pub(crate) fn is_recent(&self, client: IpAddr, now: Instant) -> bool {
-        self.recent
-            .remove_if(&client, |_, at| now.duration_since(*at) >= WINDOW)
-            .is_none()
+        self.recent.remove_if(&client, |_, at| now.duration_since(*at) >= WINDOW).is_none()
             && self.recent.contains_key(&client)
     }
 }

@@ -45,10 +45,7 @@ impl Limits {
             _ => return Err(Outcome::BusyPrefix),
         }
         self.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Permit {
-            limits: self.clone(),
-            prefix,
-        })
+        Ok(Permit { limits: self.clone(), prefix })
     }
 
     /// Connections that are open.
@@ -101,15 +98,9 @@ mod tests {
         let limits = Arc::new(Limits::default());
         let first = limits.admit(ip("2001:db8::1"), 3, 2).unwrap();
         let _second = limits.admit(ip("2001:db8::2"), 3, 2).unwrap();
-        assert_eq!(
-            limits.admit(ip("2001:db8::3"), 3, 2).err(),
-            Some(Outcome::BusyPrefix)
-        );
+        assert_eq!(limits.admit(ip("2001:db8::3"), 3, 2).err(), Some(Outcome::BusyPrefix));
         let _other = limits.admit(ip("192.0.2.1"), 3, 2).unwrap();
-        assert_eq!(
-            limits.admit(ip("198.51.100.1"), 3, 2).err(),
-            Some(Outcome::Busy)
-        );
+        assert_eq!(limits.admit(ip("198.51.100.1"), 3, 2).err(), Some(Outcome::Busy));
         drop(first);
         assert!(limits.admit(ip("2001:db8::3"), 3, 2).is_ok());
     }
@@ -131,9 +122,6 @@ mod tests {
         assert_eq!(truncate(ip("192.0.2.77"), 24, 48), ip("192.0.2.0"));
         assert_eq!(truncate(ip("::ffff:192.0.2.77"), 24, 48), ip("192.0.2.0"));
         assert_eq!(truncate(ip("2001:db8:1:2::3"), 24, 48), ip("2001:db8:1::"));
-        assert_eq!(
-            truncate(ip("2001:db8:1:2::3"), 32, 128),
-            ip("2001:db8:1:2::3")
-        );
+        assert_eq!(truncate(ip("2001:db8:1:2::3"), 32, 128), ip("2001:db8:1:2::3"));
     }
 }

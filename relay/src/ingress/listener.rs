@@ -29,11 +29,7 @@ pub struct Listener {
 impl Listener {
     /// Binds `address`; one for IPv6 is for IPv6 alone, so that `0.0.0.0` can stand beside it.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
@@ -41,9 +37,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Self {
-            tcp: TcpListener::from_std(socket.into())?,
-        })
+        Ok(Self { tcp: TcpListener::from_std(socket.into())? })
     }
 
     /// The bound address.
@@ -77,10 +71,7 @@ fn admit(ingress: &Arc<Ingress>, sessions: &TaskTracker, tcp: TcpStream, client:
         return;
     };
     let settings = ingress.settings.load_full();
-    let (total, per_prefix) = (
-        settings.limits.sessions,
-        settings.limits.sessions_per_prefix,
-    );
+    let (total, per_prefix) = (settings.limits.sessions, settings.limits.sessions_per_prefix);
     let permit = match ingress.limits.admit(client.ip(), total, per_prefix) {
         Ok(permit) => permit,
         Err(outcome) => {

@@ -45,9 +45,8 @@ pub(super) async fn offer(
     let preface = Bytes::from([&header.encode()[..], hello].concat());
     let park_until = Instant::now() + park;
     loop {
-        let tunnel = timeout_at(park_until, place.tunnel())
-            .await
-            .map_err(|_| Outcome::BoxOffline)?;
+        let tunnel =
+            timeout_at(park_until, place.tunnel()).await.map_err(|_| Outcome::BoxOffline)?;
         // The time at home begins when a tunnel is there.
         let home_until = Instant::now() + home;
         let miss = tokio::select! {
@@ -64,10 +63,7 @@ pub(super) async fn offer(
             Miss::TunnelLost | Miss::Superseded => return Err(Outcome::BoxOffline),
             Miss::Refused(ResetCode::Draining | ResetCode::Aborted) => {
                 // The agent leaves; its successor is on the way, or it comes back.
-                if timeout_at(park_until, place.tunnel_after(tunnel.id))
-                    .await
-                    .is_err()
-                {
+                if timeout_at(park_until, place.tunnel_after(tunnel.id)).await.is_err() {
                     return Err(Outcome::BoxOffline);
                 }
             }

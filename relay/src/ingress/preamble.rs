@@ -89,11 +89,7 @@ impl Preamble {
 
     /// How the dialogue ends when the sender just goes.
     pub fn on_disconnect(&self) -> Outcome {
-        if self.mail_refused {
-            Outcome::PlaintextRefused
-        } else {
-            Outcome::Disconnected
-        }
+        if self.mail_refused { Outcome::PlaintextRefused } else { Outcome::Disconnected }
     }
 
     /// Decides about the first line in `buffer`.
@@ -109,46 +105,28 @@ impl Preamble {
             return close(TOO_MANY, Outcome::TooManyCommands);
         }
         let consumed = line.len() + 2;
-        let reply = |reply: &'static str| Step::Reply {
-            consumed,
-            reply: reply.into(),
-        };
+        let reply = |reply: &'static str| Step::Reply { consumed, reply: reply.into() };
         let (verb, argument) = split_verb(line);
         match verb.to_ascii_uppercase().as_slice() {
             b"EHLO" | b"HELO" if self.turn_away => close(TRY_ELSEWHERE, Outcome::RetryElsewhere),
             b"EHLO" => {
                 self.ehlo = EhloName::cleaned(argument);
-                Step::Reply {
-                    consumed,
-                    reply: self.ehlo_reply().into(),
-                }
+                Step::Reply { consumed, reply: self.ehlo_reply().into() }
             }
             b"HELO" => {
                 self.ehlo = EhloName::cleaned(argument);
-                Step::Reply {
-                    consumed,
-                    reply: format!("250 {}\r\n", self.hostname).into(),
-                }
+                Step::Reply { consumed, reply: format!("250 {}\r\n", self.hostname).into() }
             }
             b"NOOP" | b"RSET" => reply(OK),
             b"QUIT" => {
                 let refused = self.mail_refused;
-                close(
-                    BYE,
-                    if refused {
-                        Outcome::PlaintextRefused
-                    } else {
-                        Outcome::Quit
-                    },
-                )
+                close(BYE, if refused { Outcome::PlaintextRefused } else { Outcome::Quit })
             }
             b"STARTTLS" if !argument.is_empty() => reply(NO_ARGUMENT_MEANT),
             // What follows in the buffer was sent before TLS: a man in the middle wants it to be
             // taken as if it had come through TLS (CVE-2011-0411).
             b"STARTTLS" if buffer.len() > consumed => close(INJECTION, Outcome::StarttlsInjection),
-            b"STARTTLS" => Step::StartTls {
-                reply: READY_FOR_TLS,
-            },
+            b"STARTTLS" => Step::StartTls { reply: READY_FOR_TLS },
             b"MAIL" | b"RCPT" | b"DATA" | b"BDAT" | b"AUTH" | b"VRFY" | b"EXPN" | b"ETRN" => {
                 self.mail_refused = true;
                 reply(TLS_FIRST)
@@ -159,10 +137,7 @@ impl Preamble {
 
     /// No PIPELINING: its senders would put commands behind STARTTLS.
     fn ehlo_reply(&self) -> String {
-        format!(
-            "250-{}\r\n250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n",
-            self.hostname
-        )
+        format!("250-{}\r\n250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n", self.hostname)
     }
 }
 
@@ -179,11 +154,7 @@ fn first_line(buffer: &[u8]) -> Result<Option<&[u8]>, (&'static str, Outcome)> {
             _ => {}
         }
     }
-    if buffer.len() >= MAX_LINE {
-        Err((LINE_TOO_LONG, Outcome::LineTooLong))
-    } else {
-        Ok(None)
-    }
+    if buffer.len() >= MAX_LINE { Err((LINE_TOO_LONG, Outcome::LineTooLong)) } else { Ok(None) }
 }
 
 fn split_verb(line: &[u8]) -> (&[u8], &[u8]) {
@@ -220,21 +191,12 @@ mod tests {
     #[test]
     fn ehlo_offers_starttls_and_no_pipelining() {
         let (replies, _) = play(&[b"EHLO a.example\r\n"]);
-        assert_eq!(
-            replies,
-            "250-relay.example\r\n250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n"
-        );
+        assert_eq!(replies, "250-relay.example\r\n250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n");
     }
 
     #[test]
     fn refuses_mail_before_starttls_so_that_it_is_kept() {
-        for command in [
-            "MAIL FROM:<a@b>",
-            "RCPT TO:<a@b>",
-            "DATA",
-            "BDAT 1 LAST",
-            "AUTH PLAIN",
-        ] {
+        for command in ["MAIL FROM:<a@b>", "RCPT TO:<a@b>", "DATA", "BDAT 1 LAST", "AUTH PLAIN"] {
             let (replies, _) = play(&[format!("{command}\r\n").as_bytes()]);
             assert!(replies.starts_with("451 4.7.0 "), "{command}: {replies}");
         }
@@ -279,9 +241,7 @@ mod tests {
     #[test]
     fn a_client_that_just_failed_without_sni_is_sent_to_the_next_exchanger() {
         let mut preamble = Preamble::new("relay.example", true);
-        let Step::Close { reply, outcome } = preamble.step(b"EHLO a\r\n") else {
-            panic!()
-        };
+        let Step::Close { reply, outcome } = preamble.step(b"EHLO a\r\n") else { panic!() };
         assert!(reply.starts_with("421 "));
         assert_eq!(outcome, Outcome::RetryElsewhere);
     }

@@ -87,10 +87,7 @@ impl Session {
 
     /// Runs the session to its end and writes its closing line.
     pub(super) async fn run(self, tcp: TcpStream) {
-        let mut closing = ClosingLine {
-            session: self,
-            outcome: Outcome::Aborted,
-        };
+        let mut closing = ClosingLine { session: self, outcome: Outcome::Aborted };
         closing.outcome = closing.session.drive(tcp).await;
     }
 
@@ -135,11 +132,7 @@ impl Session {
             () = draining.cancelled() => return Err(Refusal::reply(DRAINING, Outcome::Draining)),
         };
         match timeout(hello_time, self.client_hello(tcp, &mut buffer)).await {
-            Ok(Ok(hello)) => Ok(Greeted {
-                ehlo,
-                hello,
-                bytes: buffer.freeze(),
-            }),
+            Ok(Ok(hello)) => Ok(Greeted { ehlo, hello, bytes: buffer.freeze() }),
             Ok(Err(refusal)) => Err(refusal),
             Err(_) => Err(Refusal::alert(Alert::InternalError, Outcome::HelloTimeout)),
         }
@@ -150,12 +143,7 @@ impl Session {
         tcp: &mut TcpStream,
         buffer: &mut BytesMut,
     ) -> Result<EhloName, Refusal> {
-        let owner = self
-            .ingress
-            .registry
-            .snapshot()
-            .by_address(self.local.ip())
-            .cloned();
+        let owner = self.ingress.registry.snapshot().by_address(self.local.ip()).cloned();
         if let Some(owner) = &owner {
             // Whom the connection is for is known already, so it can be refused at its cheapest.
             let limit = self.settings.limits.sessions_per_box;
@@ -163,16 +151,11 @@ impl Session {
                 return Err(Refusal::reply(BUSY, Outcome::BusyBox));
             }
         }
-        let turn_away = owner.is_none()
-            && self
-                .ingress
-                .failures
-                .is_recent(self.client.ip(), Instant::now());
+        let turn_away =
+            owner.is_none() && self.ingress.failures.is_recent(self.client.ip(), Instant::now());
         let mut preamble = Preamble::new(&self.settings.hostname, turn_away);
         let gone = |preamble: &Preamble| Refusal::nothing(preamble.on_disconnect());
-        self.say(tcp, &preamble.greeting())
-            .await
-            .map_err(|_| gone(&preamble))?;
+        self.say(tcp, &preamble.greeting()).await.map_err(|_| gone(&preamble))?;
         loop {
             match preamble.step(buffer) {
                 Step::More => match self.read(tcp, buffer, MAX_LINE).await {
@@ -262,30 +245,19 @@ impl Session {
             self.ingress.failures.forgive(client);
         }
         if !hello.speaks_mail {
-            return Err(Refusal::alert(
-                Alert::NoApplicationProtocol,
-                Outcome::AlpnRefused,
-            ));
+            return Err(Refusal::alert(Alert::NoApplicationProtocol, Outcome::AlpnRefused));
         }
-        let key = RouteKey {
-            local: self.local.ip(),
-            sni: hello.sni.clone(),
-            client,
-        };
+        let key = RouteKey { local: self.local.ip(), sni: hello.sni.clone(), client };
         let snapshot = self.ingress.registry.snapshot();
-        route(&snapshot, &key)
-            .cloned()
-            .map_err(|no_route| match no_route {
-                NoRoute::SniAbsent => {
-                    self.ingress.failures.note(client, Instant::now());
-                    Refusal::alert(Alert::UnrecognizedName, Outcome::SniAbsent)
-                }
-                NoRoute::SniBad => Refusal::alert(Alert::UnrecognizedName, Outcome::SniBad),
-                NoRoute::SniUnknown => Refusal::alert(Alert::UnrecognizedName, Outcome::SniUnknown),
-                NoRoute::HelloMalformed => {
-                    Refusal::alert(Alert::DecodeError, Outcome::HelloMalformed)
-                }
-            })
+        route(&snapshot, &key).cloned().map_err(|no_route| match no_route {
+            NoRoute::SniAbsent => {
+                self.ingress.failures.note(client, Instant::now());
+                Refusal::alert(Alert::UnrecognizedName, Outcome::SniAbsent)
+            }
+            NoRoute::SniBad => Refusal::alert(Alert::UnrecognizedName, Outcome::SniBad),
+            NoRoute::SniUnknown => Refusal::alert(Alert::UnrecognizedName, Outcome::SniUnknown),
+            NoRoute::HelloMalformed => Refusal::alert(Alert::DecodeError, Outcome::HelloMalformed),
+        })
     }
 
     async fn say(&mut self, tcp: &mut TcpStream, reply: &str) -> io::Result<()> {
@@ -320,24 +292,15 @@ impl Session {
 
 impl Refusal {
     fn nothing(outcome: Outcome) -> Self {
-        Self {
-            say: Say::Nothing,
-            outcome,
-        }
+        Self { say: Say::Nothing, outcome }
     }
 
     fn reply(reply: &'static str, outcome: Outcome) -> Self {
-        Self {
-            say: Say::Reply(reply),
-            outcome,
-        }
+        Self { say: Say::Reply(reply), outcome }
     }
 
     fn alert(alert: Alert, outcome: Outcome) -> Self {
-        Self {
-            say: Say::Alert(alert),
-            outcome,
-        }
+        Self { say: Say::Alert(alert), outcome }
     }
 }
 
@@ -349,10 +312,7 @@ struct ClosingLine {
 
 impl Drop for ClosingLine {
     fn drop(&mut self) {
-        let Self {
-            session: s,
-            outcome,
-        } = self;
+        let Self { session: s, outcome } = self;
         s.ingress.metrics.session_ended(*outcome);
         s.ingress.metrics.carried(s.bytes_in, s.bytes_out);
         info!(

@@ -19,9 +19,7 @@ pub struct Registry {
 impl Registry {
     /// A registry that holds `snapshot`.
     pub fn new(snapshot: Snapshot) -> Self {
-        Self {
-            current: ArcSwap::from_pointee(snapshot),
-        }
+        Self { current: ArcSwap::from_pointee(snapshot) }
     }
 
     /// What holds now; keep it for one decision, not for a session.
@@ -33,10 +31,6 @@ impl Registry {
     pub fn replace(&self, next: Snapshot) -> Vec<PublicKey> {
         let next = Arc::new(next);
         let before = self.current.swap(next.clone());
-        before
-            .boxes()
-            .map(|b| b.key)
-            .filter(|key| next.by_key(key).is_none())
-            .collect()
+        before.boxes().map(|b| b.key).filter(|key| next.by_key(key).is_none()).collect()
     }
 }

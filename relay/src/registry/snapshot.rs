@@ -50,27 +50,16 @@ impl Snapshot {
         let mut by_name = HashMap::new();
         for (index, record) in records.into_iter().enumerate() {
             let record = Arc::new(record);
-            let claim = Claim {
-                record: &record,
-                index,
-            };
-            claim.enter(&mut by_name, record.name.clone(), |name| {
-                format!("the name `{name}`")
-            })?;
-            claim.enter(&mut snapshot.by_key, record.key, |key| {
-                format!("the key `{key}`")
-            })?;
+            let claim = Claim { record: &record, index };
+            claim.enter(&mut by_name, record.name.clone(), |name| format!("the name `{name}`"))?;
+            claim.enter(&mut snapshot.by_key, record.key, |key| format!("the key `{key}`"))?;
             for mx in &record.mx {
-                claim.enter(&mut snapshot.by_mx, mx.clone(), |mx| {
-                    format!("the MX name `{mx}`")
-                })?;
+                claim.enter(&mut snapshot.by_mx, mx.clone(), |mx| format!("the MX name `{mx}`"))?;
             }
             for address in &record.addresses {
                 // An IPv4 client of an IPv6 socket must meet the same entry.
                 let address = address.to_canonical();
-                claim.enter(&mut snapshot.by_address, address, |a| {
-                    format!("the address {a}")
-                })?;
+                claim.enter(&mut snapshot.by_address, address, |a| format!("the address {a}"))?;
             }
         }
         Ok(snapshot)
@@ -144,11 +133,7 @@ mod tests {
         let snapshot = Snapshot::build(vec![alice.clone()]).unwrap();
         assert_eq!(**snapshot.by_key(&alice.key).unwrap(), alice);
         assert_eq!(**snapshot.by_mx(&alice.mx[0]).unwrap(), alice);
-        assert!(
-            snapshot
-                .by_address("::ffff:192.0.2.1".parse().unwrap())
-                .is_some()
-        );
+        assert!(snapshot.by_address("::ffff:192.0.2.1".parse().unwrap()).is_some());
         assert!(snapshot.by_address("192.0.2.2".parse().unwrap()).is_none());
     }
 
@@ -157,27 +142,13 @@ mod tests {
         let alice = record("alice", "mx.alice.example", "192.0.2.1");
         for (twin, what) in [
             (record("alice", "b.example", "::1"), "the name `alice`"),
-            (
-                record("b", "mx.alice.example", "::1"),
-                "the MX name `mx.alice.example`",
-            ),
-            (
-                record("b", "b.example", "192.0.2.1"),
-                "the address 192.0.2.1",
-            ),
+            (record("b", "mx.alice.example", "::1"), "the MX name `mx.alice.example`"),
+            (record("b", "b.example", "192.0.2.1"), "the address 192.0.2.1"),
         ] {
             let conflict = Snapshot::build(vec![alice.clone(), twin]).unwrap_err();
             assert_eq!((conflict.what.as_str(), conflict.index), (what, 1));
         }
-        let twin = BoxRecord {
-            key: alice.key,
-            ..record("b", "b.example", "::1")
-        };
-        assert!(
-            Snapshot::build(vec![alice, twin])
-                .unwrap_err()
-                .what
-                .contains("the key")
-        );
+        let twin = BoxRecord { key: alice.key, ..record("b", "b.example", "::1") };
+        assert!(Snapshot::build(vec![alice, twin]).unwrap_err().what.contains("the key"));
     }
 }

@@ -20,11 +20,7 @@ pub(crate) struct Body {
 impl Body {
     /// An empty message that may grow to `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            limit,
-            too_large: false,
-        }
+        Self { bytes: Vec::new(), limit, too_large: false }
     }
 
     /// Takes a line without its CRLF. A leading dot is stuffing and goes away; a lone dot ends the

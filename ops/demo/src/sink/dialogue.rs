@@ -103,21 +103,12 @@ impl Dialogue {
     }
 
     fn greet(&mut self, name: &str, extended: bool) -> Answer {
-        self.hello = Some(
-            name.chars()
-                .filter(char::is_ascii_graphic)
-                .take(255)
-                .collect(),
-        );
+        self.hello = Some(name.chars().filter(char::is_ascii_graphic).take(255).collect());
         self.envelope = None;
         if !extended {
             return Answer::Reply(format!("250 {}", self.name));
         }
-        let tls = if self.offers_tls && !self.encrypted {
-            "\r\n250-STARTTLS"
-        } else {
-            ""
-        };
+        let tls = if self.offers_tls && !self.encrypted { "\r\n250-STARTTLS" } else { "" };
         Answer::Reply(format!(
             "250-{}\r\n250-SIZE {MESSAGE_LIMIT}\r\n250-8BITMIME\r\n250-PIPELINING{tls}\r\n\
              250 ENHANCEDSTATUSCODES",
@@ -148,10 +139,7 @@ impl Dialogue {
         let Some((sender, _parameters)) = path(rest, "FROM:") else {
             return self.mistake("501 5.5.4 Syntax: MAIL FROM:<address>");
         };
-        self.envelope = Some(Envelope {
-            sender: sender.to_owned(),
-            recipients: Vec::new(),
-        });
+        self.envelope = Some(Envelope { sender: sender.to_owned(), recipients: Vec::new() });
         reply("250 2.1.0 Sender taken")
     }
 
@@ -189,10 +177,7 @@ impl Dialogue {
     fn mistake(&mut self, text: &str) -> Answer {
         self.mistakes += 1;
         if self.mistakes > MISTAKES {
-            return Answer::Close(format!(
-                "421 4.7.0 {} hangs up: too many mistakes",
-                self.name
-            ));
+            return Answer::Close(format!("421 4.7.0 {} hangs up: too many mistakes", self.name));
         }
         reply(text)
     }
@@ -246,12 +231,9 @@ mod tests {
     fn is_no_open_relay() {
         let mut dialogue = secured();
         say(&mut dialogue, "MAIL FROM:<>");
-        for foreign in [
-            "open-relay-test@example.com",
-            "home.example",
-            "@home.example",
-            "a@xhome.example",
-        ] {
+        for foreign in
+            ["open-relay-test@example.com", "home.example", "@home.example", "a@xhome.example"]
+        {
             assert!(
                 say(&mut dialogue, &format!("RCPT TO:<{foreign}>")).starts_with("550"),
                 "{foreign}"

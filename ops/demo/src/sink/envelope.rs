@@ -18,10 +18,8 @@ pub(crate) fn path<'a>(rest: &'a str, keyword: &str) -> Option<(&'a str, &'a str
     if !head.eq_ignore_ascii_case(keyword) {
         return None;
     }
-    let (address, parameters) = rest[keyword.len()..]
-        .trim_start()
-        .strip_prefix('<')?
-        .split_once('>')?;
+    let (address, parameters) =
+        rest[keyword.len()..].trim_start().strip_prefix('<')?.split_once('>')?;
     let clean = address.len() <= PATH && address.chars().all(|c| c.is_ascii_graphic() && c != '<');
     clean.then_some((address, parameters))
 }
@@ -35,15 +33,8 @@ mod tests {
         assert_eq!(path("FROM:<a@b> SIZE=1", "FROM:"), Some(("a@b", " SIZE=1")));
         assert_eq!(path("to: <a@b>", "TO:"), Some(("a@b", "")));
         assert_eq!(path("FROM:<>", "FROM:"), Some(("", "")));
-        for wrong in [
-            "",
-            "FROM",
-            "FROM:a@b",
-            "FROM:<a@b",
-            "TO:<a@b>",
-            "FROM:<a b>",
-            "FROM:<<a@b>",
-        ] {
+        for wrong in ["", "FROM", "FROM:a@b", "FROM:<a@b", "TO:<a@b>", "FROM:<a b>", "FROM:<<a@b>"]
+        {
             assert_eq!(path(wrong, "FROM:"), None, "{wrong}");
         }
     }

@@ -64,22 +64,13 @@ mod tests {
 
     #[tokio::test]
     async fn takes_one_line_without_its_end() {
-        assert_eq!(
-            read(b"NOOP\r\nQUIT\r\n", 99).await.expect("a line"),
-            b"NOOP"
-        );
+        assert_eq!(read(b"NOOP\r\nQUIT\r\n", 99).await.expect("a line"), b"NOOP");
     }
 
     #[tokio::test]
     async fn refuses_what_is_no_line() {
         assert!(matches!(read(b"NOOP", 99).await, Err(LineError::Closed)));
-        assert!(matches!(
-            read(b"NOOP\n", 99).await,
-            Err(LineError::BareLineFeed)
-        ));
-        assert!(matches!(
-            read(b"NOOP\r\n", 5).await,
-            Err(LineError::TooLong(5))
-        ));
+        assert!(matches!(read(b"NOOP\n", 99).await, Err(LineError::BareLineFeed)));
+        assert!(matches!(read(b"NOOP\r\n", 5).await, Err(LineError::TooLong(5))));
     }
 }

@@ -20,19 +20,13 @@ impl Maildir {
         for part in ["tmp", "new", "cur"] {
             fs::create_dir_all(root.join(part))?;
         }
-        Ok(Self {
-            root: root.to_owned(),
-            host: host.to_owned(),
-            counter: AtomicU64::new(0),
-        })
+        Ok(Self { root: root.to_owned(), host: host.to_owned(), counter: AtomicU64::new(0) })
     }
 
     /// Stores a message and returns its path. When this returns, the message survives a power cut,
     /// which is what a `250` to the final dot promises (RFC 5321 section 6.1).
     pub(crate) fn store(&self, message: &[u8]) -> io::Result<PathBuf> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!(
             "{}.M{}P{}Q{}.{}",
             now.as_secs(),
@@ -65,11 +59,6 @@ mod tests {
         assert_ne!(first, second);
         assert!(first.starts_with(directory.path().join("new")));
         assert_eq!(fs::read(second).expect("a file"), b"two\r\n");
-        assert_eq!(
-            fs::read_dir(directory.path().join("tmp"))
-                .expect("tmp")
-                .count(),
-            0
-        );
+        assert_eq!(fs::read_dir(directory.path().join("tmp")).expect("tmp").count(), 0);
     }
 }

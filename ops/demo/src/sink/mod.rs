@@ -60,9 +60,8 @@ struct Arguments {
 
 /// Runs the sink until it is killed. `arguments` begin with a program name.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let result = Arguments::try_parse_from(arguments)
-        .map_err(anyhow::Error::from)
-        .and_then(|arguments| {
+    let result =
+        Arguments::try_parse_from(arguments).map_err(anyhow::Error::from).and_then(|arguments| {
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?
@@ -126,9 +125,7 @@ fn make_certificate(state: &Path, name: &str) -> anyhow::Result<TlsAcceptor> {
     let key = rcgen::KeyPair::generate()?;
     let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()])?;
     parameters.distinguished_name = rcgen::DistinguishedName::new();
-    parameters
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, name);
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
     let certificate = parameters.self_signed(&key)?.der().clone();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let path = state.join(CERTIFICATE);

@@ -45,11 +45,7 @@ where
     }
     header.resize(FIXED + variable, 0);
     stream.read_exact(&mut header[FIXED..]).await?;
-    let config = ParseConfig {
-        include_tlvs: false,
-        allow_v1: false,
-        allow_v2: true,
-    };
+    let config = ParseConfig { include_tlvs: false, allow_v1: false, allow_v2: true };
     let (parsed, _) = ProxyHeader::parse(&header, config).map_err(|_| ProxyError::Absent)?;
     Ok(parsed.proxied_address().map(|addresses| addresses.source))
 }
@@ -69,15 +65,10 @@ mod tests {
     async fn names_the_client_and_takes_no_byte_more() {
         let client = "203.0.113.9:4025".parse().expect("an address");
         let own = "198.51.100.7:25".parse().expect("an address");
-        let mut bytes = encoded(&ProxyHeader::with_address(ProxiedAddress::stream(
-            client, own,
-        )));
+        let mut bytes = encoded(&ProxyHeader::with_address(ProxiedAddress::stream(client, own)));
         bytes.extend_from_slice(b"EHLO x\r\n");
         let mut stream = &bytes[..];
-        assert_eq!(
-            read_header(&mut stream).await.expect("a header"),
-            Some(client)
-        );
+        assert_eq!(read_header(&mut stream).await.expect("a header"), Some(client));
         assert_eq!(stream, b"EHLO x\r\n");
         let local = encoded(&ProxyHeader::with_local());
         assert_eq!(read_header(&mut &local[..]).await.expect("a header"), None);
@@ -86,20 +77,11 @@ mod tests {
     #[tokio::test]
     async fn refuses_a_client_that_just_talks() {
         let spoken = &b"EHLO sender.example\r\n"[..];
-        assert!(matches!(
-            read_header(&mut &spoken[..]).await,
-            Err(ProxyError::Absent)
-        ));
+        assert!(matches!(read_header(&mut &spoken[..]).await, Err(ProxyError::Absent)));
         let v1 = &b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n"[..];
-        assert!(matches!(
-            read_header(&mut &v1[..]).await,
-            Err(ProxyError::Absent)
-        ));
+        assert!(matches!(read_header(&mut &v1[..]).await, Err(ProxyError::Absent)));
         let mut huge = encoded(&ProxyHeader::with_local());
         huge[14] = 0xff;
-        assert!(matches!(
-            read_header(&mut &huge[..]).await,
-            Err(ProxyError::TooLong(_))
-        ));
+        assert!(matches!(read_header(&mut &huge[..]).await, Err(ProxyError::TooLong(_))));
     }
 }

@@ -62,11 +62,7 @@ async fn converse(
     let mut dialogue = Dialogue::new(&host.name, &host.domain, host.tls.is_some());
     let mut stream = BufReader::new(stream);
     say(&mut stream, &dialogue.banner()).await?;
-    let mut session = Session {
-        host,
-        client,
-        dialogue: &mut dialogue,
-    };
+    let mut session = Session { host, client, dialogue: &mut dialogue };
     if let (Ended::StartTls, Some(tls)) = (session.talk(&mut stream).await?, &host.tls) {
         // Bytes already here were sent before TLS and could be anyone's: STARTTLS injection.
         anyhow::ensure!(stream.buffer().is_empty(), "bytes behind STARTTLS");
@@ -161,14 +157,8 @@ impl Session<'_> {
 
     /// The trace lines on top of a delivered message (RFC 5321 section 4.4).
     fn trace(&self, envelope: &Envelope) -> String {
-        let client = self
-            .client
-            .map_or("local".to_owned(), |client| client.ip().to_string());
-        let protocol = if self.dialogue.is_encrypted() {
-            "ESMTPS"
-        } else {
-            "ESMTP"
-        };
+        let client = self.client.map_or("local".to_owned(), |client| client.ip().to_string());
+        let protocol = if self.dialogue.is_encrypted() { "ESMTPS" } else { "ESMTP" };
         let mut headers = Headers::new();
         headers.set(Date::now());
         format!(

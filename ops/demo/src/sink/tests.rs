@@ -39,11 +39,7 @@ impl Home {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { accept(listener, host).await.expect("a listener") });
         tasks.spawn(add_headers(front, sink));
-        Self {
-            directory,
-            tap: tap.expect("a tap"),
-            _tasks: tasks,
-        }
+        Self { directory, tap: tap.expect("a tap"), _tasks: tasks }
     }
 
     fn trust(&self) -> Trust {
@@ -77,9 +73,7 @@ async fn add_headers(listener: TcpListener, sink: SocketAddr) {
 async fn takes_a_sealed_message_that_the_tap_cannot_read() {
     let home = Home::start(false).await;
     let letter = Letter::write(None, "you@home.example").expect("a letter");
-    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME)
-        .await
-        .expect("connected");
+    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME).await.expect("connected");
     let trust = home.trust();
     let certificate = sender.start_tls(MX, &trust).await.expect("TLS");
     assert!(matches!(trust, Trust::Only(expected) if expected == certificate));
@@ -89,10 +83,7 @@ async fn takes_a_sealed_message_that_the_tap_cannot_read() {
     let files = home.files();
     assert_eq!(files.len(), 1);
     let stored = std::fs::read_to_string(&files[0]).expect("a message");
-    assert!(
-        stored.contains("from mail.sender.example ([203.0.113.9])"),
-        "{stored}"
-    );
+    assert!(stored.contains("from mail.sender.example ([203.0.113.9])"), "{stored}");
     let file = proof::in_file(&files[0], &letter.markers).expect("a file");
     assert_eq!(file.words, letter.markers.len());
     let tapped = proof::in_capture(home.tap.capture(), &letter.markers, &[EHLO_NAME, MX]);
@@ -104,9 +95,7 @@ async fn takes_a_sealed_message_that_the_tap_cannot_read() {
 async fn the_proof_notices_plain_text() {
     let home = Home::start(true).await;
     let letter = Letter::write(None, "you@home.example").expect("a letter");
-    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME)
-        .await
-        .expect("connected");
+    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME).await.expect("connected");
     sender.send(&letter).await.expect("sent");
     sender.quit().await.expect("quit");
     let tapped = proof::in_capture(home.tap.capture(), &letter.markers, &[EHLO_NAME]);
@@ -117,9 +106,7 @@ async fn the_proof_notices_plain_text() {
 #[tokio::test]
 async fn is_not_believed_with_another_certificate() {
     let (home, other) = (Home::start(false).await, Home::start(false).await);
-    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME)
-        .await
-        .expect("connected");
+    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME).await.expect("connected");
     let refused = sender.start_tls(MX, &other.trust()).await;
     assert!(refused.is_err());
     assert!(home.files().is_empty());
@@ -129,17 +116,13 @@ async fn is_not_believed_with_another_certificate() {
 async fn refuses_foreign_recipients_and_plain_text() {
     let home = Home::start(false).await;
     let foreign = Letter::write(None, "open-relay-test@example.com").expect("a letter");
-    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME)
-        .await
-        .expect("connected");
+    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME).await.expect("connected");
     sender.start_tls(MX, &home.trust()).await.expect("TLS");
     let refused = format!("{:#}", sender.send(&foreign).await.expect_err("a refusal"));
     assert!(refused.contains("550"), "{refused}");
 
     let letter = Letter::write(None, "you@home.example").expect("a letter");
-    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME)
-        .await
-        .expect("connected");
+    let mut sender = Sender::connect(home.tap.address(), EHLO_NAME).await.expect("connected");
     let refused = format!("{:#}", sender.send(&letter).await.expect_err("a refusal"));
     assert!(refused.contains("530"), "{refused}");
 }

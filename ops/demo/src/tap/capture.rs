@@ -61,34 +61,21 @@ impl Capture {
         }
         recorded.kept += bytes.len();
         let piece = Piece::Bytes(bytes.to_vec());
-        recorded.chunks.push(Chunk {
-            connection,
-            direction,
-            piece,
-        });
+        recorded.chunks.push(Chunk { connection, direction, piece });
     }
 
     /// Notes an end.
     pub(crate) fn end(&self, connection: u32, direction: Direction, piece: Piece) {
         let mut recorded = self.lock();
         if recorded.missed == 0 {
-            recorded.chunks.push(Chunk {
-                connection,
-                direction,
-                piece,
-            });
+            recorded.chunks.push(Chunk { connection, direction, piece });
         }
     }
 
     /// Everything about one connection, in the order in which it happened.
     pub(crate) fn connection(&self, connection: u32) -> Vec<Chunk> {
         let recorded = self.lock();
-        recorded
-            .chunks
-            .iter()
-            .filter(|chunk| chunk.connection == connection)
-            .cloned()
-            .collect()
+        recorded.chunks.iter().filter(|chunk| chunk.connection == connection).cloned().collect()
     }
 
     /// The bytes of each connection and direction in one piece, so that a search also finds what
@@ -98,10 +85,7 @@ impl Capture {
         let mut streams: BTreeMap<(u32, Direction), Vec<u8>> = BTreeMap::new();
         for chunk in &recorded.chunks {
             if let Piece::Bytes(bytes) = &chunk.piece {
-                streams
-                    .entry((chunk.connection, chunk.direction))
-                    .or_default()
-                    .extend(bytes);
+                streams.entry((chunk.connection, chunk.direction)).or_default().extend(bytes);
             }
         }
         (streams.into_values().collect(), recorded.missed)
@@ -126,10 +110,7 @@ mod tests {
         capture.bytes(0, Direction::ToRelay, b"gold");
         capture.end(0, Direction::ToRelay, Piece::Fin);
         let (streams, missed) = capture.streams();
-        assert_eq!(
-            streams,
-            [b"marigold".to_vec(), b"220 ".to_vec(), b"other".to_vec()]
-        );
+        assert_eq!(streams, [b"marigold".to_vec(), b"220 ".to_vec(), b"other".to_vec()]);
         assert_eq!(missed, 0);
         assert_eq!(capture.connection(0).len(), 4);
     }

@@ -33,11 +33,7 @@ impl TcpTap {
         let capture = Arc::new(Capture::default());
         let mut task = JoinSet::new();
         task.spawn(accept(listener, target, Arc::clone(&capture)));
-        Ok(Self {
-            address,
-            capture,
-            _task: task,
-        })
+        Ok(Self { address, capture, _task: task })
     }
 
     /// Where the sender connects to.
@@ -81,20 +77,8 @@ async fn carry(mut sender: TcpStream, target: SocketAddr, number: u32, capture: 
         let (sender_read, sender_write) = sender.split();
         let (relay_read, relay_write) = relay.split();
         tokio::try_join!(
-            copy(
-                sender_read,
-                relay_write,
-                number,
-                Direction::ToRelay,
-                &capture
-            ),
-            copy(
-                relay_read,
-                sender_write,
-                number,
-                Direction::FromRelay,
-                &capture
-            ),
+            copy(sender_read, relay_write, number, Direction::ToRelay, &capture),
+            copy(relay_read, sender_write, number, Direction::FromRelay, &capture),
         )
     };
     let carried: io::Result<((), ())> = carried.await;
@@ -139,26 +123,18 @@ mod tests {
     #[tokio::test]
     async fn carries_both_ways_and_keeps_half_close() {
         let relay = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-        let tap = TcpTap::start(relay.local_addr().expect("an address"))
-            .await
-            .expect("a tap");
+        let tap = TcpTap::start(relay.local_addr().expect("an address")).await.expect("a tap");
         let mut sender = TcpStream::connect(tap.address()).await.expect("connected");
         let (mut accepted, _) = relay.accept().await.expect("accepted");
         sender.write_all(b"question").await.expect("written");
         sender.shutdown().await.expect("half closed");
         let mut heard = Vec::new();
-        accepted
-            .read_to_end(&mut heard)
-            .await
-            .expect("read to the end");
+        accepted.read_to_end(&mut heard).await.expect("read to the end");
         assert_eq!(heard, b"question");
         accepted.write_all(b"answer").await.expect("written");
         drop(accepted);
         let mut heard = Vec::new();
-        sender
-            .read_to_end(&mut heard)
-            .await
-            .expect("read to the end");
+        sender.read_to_end(&mut heard).await.expect("read to the end");
         assert_eq!(heard, b"answer");
         let (streams, _) = tap.capture().streams();
         assert_eq!(streams, [b"question".to_vec(), b"answer".to_vec()]);
@@ -167,9 +143,7 @@ mod tests {
     #[tokio::test]
     async fn passes_a_reset_on() {
         let relay = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-        let tap = TcpTap::start(relay.local_addr().expect("an address"))
-            .await
-            .expect("a tap");
+        let tap = TcpTap::start(relay.local_addr().expect("an address")).await.expect("a tap");
         let mut sender = TcpStream::connect(tap.address()).await.expect("connected");
         let (accepted, _) = relay.accept().await.expect("accepted");
         accepted.set_zero_linger().expect("linger");
@@ -177,9 +151,6 @@ mod tests {
         let error = sender.read(&mut [0; 8]).await.expect_err("a reset");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         let ends = tap.capture().connection(0);
-        assert!(
-            ends.iter().any(|chunk| chunk.piece == Piece::Reset),
-            "{ends:?}"
-        );
+        assert!(ends.iter().any(|chunk| chunk.piece == Piece::Reset), "{ends:?}");
     }
 }

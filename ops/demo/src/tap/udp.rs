@@ -40,11 +40,7 @@ impl UdpTap {
 
     /// Starts to carry to the relay.
     pub(crate) fn start(&mut self, relay: SocketAddr) {
-        self.task.spawn(carry(
-            Arc::clone(&self.socket),
-            relay,
-            Arc::clone(&self.capture),
-        ));
+        self.task.spawn(carry(Arc::clone(&self.socket), relay, Arc::clone(&self.capture)));
     }
 
     /// Where the agent sends to.
@@ -120,10 +116,7 @@ mod tests {
         let mut tap = UdpTap::bind().await.expect("a tap");
         tap.start(relay.local_addr().expect("an address"));
         let agent = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
-        agent
-            .send_to(b"question", tap.address())
-            .await
-            .expect("sent");
+        agent.send_to(b"question", tap.address()).await.expect("sent");
         let mut buffer = [0; 16];
         let (length, from) = relay.recv_from(&mut buffer).await.expect("received");
         assert_eq!(&buffer[..length], b"question");
@@ -131,9 +124,6 @@ mod tests {
         let (length, from) = agent.recv_from(&mut buffer).await.expect("received");
         assert_eq!((&buffer[..length], from), (&b"answer"[..], tap.address()));
         let (streams, missed) = tap.capture().streams();
-        assert_eq!(
-            (streams, missed),
-            (vec![b"question".to_vec(), b"answer".to_vec()], 0)
-        );
+        assert_eq!((streams, missed), (vec![b"question".to_vec(), b"answer".to_vec()], 0));
     }
 }
