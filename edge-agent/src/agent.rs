@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::routing::get;
+use sealpost_daemon::config::LoopbackAddr;
 use sealpost_daemon::health::Health;
 use sealpost_daemon::signals::{Request, Signals, systemd};
 use sealpost_tunnel::{Identity, PublicKey, ResetCode};
@@ -67,7 +68,7 @@ impl Agent {
     }
 
     async fn health(
-        address: SocketAddr,
+        address: LoopbackAddr,
         shared: &Arc<Shared>,
         metrics: &Metrics,
     ) -> anyhow::Result<Health> {
@@ -130,7 +131,7 @@ impl Agent {
             ended = timeout(limit, uplinks.wait()) => if ended.is_err() {
                 warn!(sessions = tasks.len(), "sessions were cut as the drain took too long");
             },
-            _ = signals.next() => warn!(sessions = tasks.len(), "leaving at once"),
+            () = signals.stop() => warn!(sessions = tasks.len(), "leaving at once"),
         }
         stop.cancel();
         let _ = serving.await;
@@ -149,7 +150,7 @@ impl Shared {
     fn apply(&self, config: Config, dialer: &Dialer, tasks: &TaskTracker) {
         self.deliveries.services.replace(config.services);
         let before = self.uplinks.load_full();
-        let kept = |relay: &Relay| before.iter().find(|uplink| uplink.relay == *relay).cloned();
+        let kept = |relay: &Relay| before.iter().find(|uplink| *uplink.relay == *relay).cloned();
         let now: Vec<_> = config
             .relays
             .into_iter()

@@ -80,14 +80,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(_) => serve(config, path).map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(_) => {
             let (relays, services) = (config.relays.len(), config.services.len());
-            println!("{}: {relays} relays, {services} services, fine", path.display());
+            println!("{}: fine; relays: {relays}, services: {services}", path.display());
             Ok(ExitCode::SUCCESS)
         }
         Command::Key(_) => Identity::load_or_create(&key_path(&config.fixed.state))
             .map(|identity| println!("{}", identity.public()))
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
-        Command::Status { json, .. } => status(config.fixed.admin, *json),
+        Command::Status { json, .. } => status(config.fixed.admin.get(), *json),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,10 +1,9 @@
 //! The agent's configuration file: its shape, its defaults, and what is wrong with a bad one.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sealpost_daemon::config::{ConfigError, Source};
+use sealpost_daemon::config::{ConfigError, LoopbackAddr, Source};
 use sealpost_daemon::logging::{Format, Level};
 use sealpost_tunnel::{PublicKey, ServiceName};
 use serde::{Deserialize, Serialize};
@@ -66,12 +65,12 @@ struct File {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Admin {
-    listen: SocketAddr,
+    listen: LoopbackAddr,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9026)) }
+        Self { listen: LoopbackAddr::on_port(9026) }
     }
 }
 
@@ -113,6 +112,10 @@ pub struct Relay {
     pub addresses: Vec<HostPort>,
     /// The key that it must prove.
     pub key: PublicKey,
+    /// Whether it may bring senders with private addresses: for trials within one network alone,
+    /// as a mail server may trust such senders.
+    #[serde(default)]
+    pub private_senders: bool,
 }
 
 /// `[[service]]`
@@ -155,7 +158,7 @@ pub struct Fixed {
     /// Where the key is kept.
     pub state: PathBuf,
     /// HTTP address for the owner.
-    pub admin: SocketAddr,
+    pub admin: LoopbackAddr,
     /// Bounds.
     pub limits: Limits,
     /// Form of log lines.
@@ -184,9 +187,9 @@ impl Config {
     /// Checks `source`.
     pub fn from_source(source: &Source) -> Result<Self, ConfigError> {
         let file: File = source.parse()?;
-        if file.limits.sessions == 0 {
-            let help = "leave [limits] sessions out for the default";
-            return Err(source.error(None, "0 sessions would refuse all mail", Some(help)));
+        if file.limits.sessions == 0 || file.limits.idle.is_zero() {
+            let help = "leave sessions and idle of [limits] out for the defaults";
+            return Err(source.error(None, "a limit of 0 would refuse all mail", Some(help)));
         }
         distinct(source, "relay", &file.relays, |relay| &relay.name)?;
         distinct(source, "service", &file.services, |service| service.name.as_str())?;

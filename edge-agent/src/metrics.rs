@@ -1,6 +1,9 @@
 //! What the agent counts, for Prometheus.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use sealpost_tunnel::ResetCode;
+
+use crate::deliver::session;
 
 /// The agent's counters; clones share them.
 #[derive(Clone)]
@@ -15,13 +18,23 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All counters at zero.
+    /// All counters at zero, each outcome named from the start.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let sessions = IntCounterVec::new(
             Opts::new("sealpost_agent_sessions_total", "Streams from relays by outcome"),
             &["outcome"],
         )?;
+        let outcomes = ResetCode::ALL.iter().map(|code| code.label());
+        for outcome in outcomes.chain(session::OUTCOMES) {
+            sessions.with_label_values(&[outcome]);
+        }
+        let build = Gauge::with_opts(
+            Opts::new("sealpost_agent_build_info", "1, with the version as a label")
+                .const_label("version", env!("CARGO_PKG_VERSION")),
+        )?;
+        build.set(1.0);
+        register(&registry, build)?;
         let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help)?);
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help)?);
         Ok(Self {

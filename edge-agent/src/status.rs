@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sealpost_tunnel::control::{LOGS_FULL_ADDRESSES, LOGS_SESSIONS};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Proxy;
@@ -35,6 +36,10 @@ pub struct RelayStatus {
     pub up_seconds: Option<u64>,
     /// Why it is not.
     pub reason: Option<String>,
+    /// Whether the relay's log says which session was for this box. By its own word.
+    pub logs_sessions: bool,
+    /// Whether the relay's log has whole addresses of senders. By its own word.
+    pub logs_full_addresses: bool,
 }
 
 /// The state of one service.
@@ -57,16 +62,24 @@ impl RelayStatus {
     pub fn of(uplink: &Uplink) -> Self {
         let name = uplink.relay.name.clone();
         match uplink.state() {
-            State::Up(address, since) => Self {
+            State::Up { address, since, capabilities } => Self {
                 name,
                 up: true,
                 address: Some(address.to_string()),
                 up_seconds: Some(since.elapsed().as_secs()),
                 reason: None,
+                logs_sessions: capabilities & LOGS_SESSIONS != 0,
+                logs_full_addresses: capabilities & LOGS_FULL_ADDRESSES != 0,
             },
-            State::Down(reason) => {
-                Self { name, up: false, address: None, up_seconds: None, reason }
-            }
+            State::Down(reason) => Self {
+                name,
+                up: false,
+                address: None,
+                up_seconds: None,
+                reason,
+                logs_sessions: false,
+                logs_full_addresses: false,
+            },
         }
     }
 
@@ -74,7 +87,12 @@ impl RelayStatus {
         let name = &self.name;
         match (&self.address, self.up_seconds) {
             (Some(address), Some(seconds)) => {
-                format!("relay   {name:<12} up        to {address} for {}", duration(seconds))
+                let log = match (self.logs_sessions, self.logs_full_addresses) {
+                    (false, _) => "",
+                    (true, false) => "; its log tells which networks write to this box",
+                    (true, true) => "; its log tells which addresses write to this box",
+                };
+                format!("relay   {name:<12} up        to {address} for {}{log}", duration(seconds))
             }
             _ => {
                 let reason = self.reason.as_deref().unwrap_or("dialling");
@@ -169,6 +187,8 @@ mod tests {
             address: up.then(|| "192.0.2.1:4433".into()),
             up_seconds: up.then_some(3_700),
             reason: (!up).then(|| "no answer".into()),
+            logs_sessions: false,
+            logs_full_addresses: false,
         };
         let service = |self_test: &str, detail: &str| ServiceStatus {
             name: "smtp".into(),
@@ -191,6 +211,9 @@ mod tests {
             lines[2],
             "service smtp         ready     at 127.0.0.1:25 with PROXY v2; refuses foreign recipients"
         );
+        let mut named = relay(true);
+        named.logs_sessions = true;
+        assert!(named.line().ends_with("; its log tells which networks write to this box"));
         let bad = status(false, service("failed", "an open relay"));
         assert_eq!(bad.missing().len(), 2);
         assert!(bad.lines()[2].contains("WITHHELD"));

@@ -104,9 +104,13 @@ impl Fixture {
 }
 
 fn header(service: &str) -> Vec<u8> {
+    header_from(service, "192.0.2.1:4000")
+}
+
+fn header_from(service: &str, client: &str) -> Vec<u8> {
     StreamHeader {
         service: service.parse().unwrap(),
-        client: "192.0.2.1:4000".parse().unwrap(),
+        client: client.parse().unwrap(),
         local: "198.51.100.1:25".parse().unwrap(),
         sni: None,
         ehlo: EhloName::cleaned(b"mail.sender.example"),
@@ -204,6 +208,16 @@ async fn a_stream_for_something_that_the_owner_did_not_name_goes_nowhere() {
         assert_eq!(agent.refusal_of(&header(service)).await, ResetCode::ServiceUnknown);
     }
     agent.expect_counter("service-unknown", 3).await;
+}
+
+#[tokio::test]
+async fn a_sender_that_the_mail_server_would_trust_is_not_believed() {
+    let agent = Fixture::new(tls_mail_server("554 5.7.1 no").await, "v2").await;
+    for client in ["127.0.0.1:25", "[::1]:25", "[::ffff:127.0.0.1]:25", "192.168.1.2:25"] {
+        let refusal = agent.refusal_of(&header_from("smtp", client)).await;
+        assert_eq!(refusal, ResetCode::ClientImplausible, "{client}");
+    }
+    agent.expect_counter("client-implausible", 4).await;
 }
 
 #[tokio::test]

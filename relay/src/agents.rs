@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use crate::boxes::Boxes;
+use crate::config::Privacy;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 
@@ -37,6 +38,8 @@ pub struct Agents {
     pub metrics: Metrics,
     /// No new boxes are wanted, and those that are here are told.
     pub draining: CancellationToken,
+    /// What log lines may tell, of which boxes are told.
+    pub privacy: Privacy,
 }
 
 /// One UDP address at which boxes connect.
@@ -84,7 +87,7 @@ impl AgentListener {
             let token = handshakes.token();
             let agents = agents.clone();
             connections.spawn(async move {
-                let address = incoming.remote_address();
+                let address = agents.privacy.shown(incoming.remote_address().ip());
                 let greeted = timeout(HANDSHAKE, greet(&agents, incoming)).await;
                 drop(token);
                 match greeted {
@@ -103,7 +106,7 @@ impl AgentListener {
 }
 
 async fn greet(agents: &Agents, incoming: Incoming) -> Option<(Connection, Control, PublicKey)> {
-    let address = incoming.remote_address();
+    let address = agents.privacy.shown(incoming.remote_address().ip());
     let connection = match incoming.await {
         Ok(connection) => connection,
         Err(error) => {
@@ -114,7 +117,8 @@ async fn greet(agents: &Agents, incoming: Incoming) -> Option<(Connection, Contr
         }
     };
     let key = quic::peer_key(&connection)?;
-    match Control::accept(&connection, &Hello::ours(SOFTWARE)).await {
+    let ours = Hello { capabilities: agents.privacy.capabilities(), ..Hello::ours(SOFTWARE) };
+    match Control::accept(&connection, &ours).await {
         Ok(control) => Some((connection, control, key)),
         Err(error) => {
             let (outcome, code) = match error {
@@ -140,7 +144,8 @@ async fn stay(agents: &Agents, connection: Connection, mut control: Control, key
     let id = agents.boxes.connect(key, connection.clone());
     agents.metrics.tunnel("connected");
     let (name, software) = (record.name.as_str(), control.peer.software.clone());
-    info!(r#box = name, address = %connection.remote_address(), software, "box connected");
+    let address = agents.privacy.shown(connection.remote_address().ip());
+    info!(r#box = name, %address, software, "box connected");
 
     let place = agents.boxes.place(key);
     // The newest tunnel that this one has been compared with.

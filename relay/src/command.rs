@@ -56,7 +56,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match &arguments.command {
         Command::CheckConfig(_) => {
-            println!("{}: {} boxes, fine", file.config.display(), config.boxes.boxes().count());
+            let boxes = config.boxes.boxes().count();
+            println!("{}: fine; boxes: {boxes}", file.config.display());
             Ok(())
         }
         Command::Key(_) => Identity::load_or_create(&key_path(&config.fixed.state))

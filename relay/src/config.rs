@@ -4,13 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sealpost_daemon::config::{ConfigError, Source};
+use sealpost_daemon::config::{ConfigError, LoopbackAddr, Source};
 use sealpost_daemon::logging::{Format, Level};
+use sealpost_tunnel::control::{LOGS_FULL_ADDRESSES, LOGS_SESSIONS};
 use sealpost_tunnel::{MxName, PublicKey};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::ingress::limits::truncate;
+use crate::prefix::truncate;
 use crate::registry::{BoxRecord, Snapshot};
 
 /// The file as it is written.
@@ -41,12 +42,12 @@ struct Listen {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Admin {
-    listen: SocketAddr,
+    listen: LoopbackAddr,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9025)) }
+        Self { listen: LoopbackAddr::on_port(9025) }
     }
 }
 
@@ -57,6 +58,7 @@ struct Log {
     format: Format,
     level: Level,
     client_addresses: ClientAddresses,
+    sessions: Sessions,
 }
 
 /// How much of a sender's address is logged.
@@ -68,6 +70,49 @@ pub enum ClientAddresses {
     Truncated,
     /// All of it.
     Full,
+}
+
+/// What the log says of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sessions {
+    /// Not for whom it was: nobody can read in the log who writes to whom.
+    #[default]
+    Anonymous,
+    /// The box, the name that the sender asked for, and the address that it connected to.
+    Named,
+}
+
+/// What the log may tell about senders and boxes. A box's owner is told (`sealpost-agent status`),
+/// so it is fixed from start to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Privacy {
+    client_addresses: ClientAddresses,
+    sessions: Sessions,
+}
+
+impl Privacy {
+    /// An address as it may stand in a log.
+    pub fn shown(&self, address: IpAddr) -> IpAddr {
+        match self.client_addresses {
+            ClientAddresses::Truncated => truncate(address, 24, 48),
+            ClientAddresses::Full => address,
+        }
+    }
+
+    /// `what` tells for whom a session was.
+    pub fn named<T>(&self, what: T) -> Option<T> {
+        (self.sessions == Sessions::Named).then_some(what)
+    }
+
+    /// What boxes are told, as bits of [`Hello::capabilities`].
+    ///
+    /// [`Hello::capabilities`]: sealpost_tunnel::control::Hello
+    pub fn capabilities(&self) -> u64 {
+        let full = self.client_addresses == ClientAddresses::Full;
+        let full = if full { LOGS_FULL_ADDRESSES } else { 0 };
+        self.named(LOGS_SESSIONS).unwrap_or(0) | full
+    }
 }
 
 /// `[limits]`: bounds of counts and of waits. The defaults of the relay stand here alone.
@@ -137,17 +182,6 @@ pub struct Settings {
     pub hostname: String,
     /// Bounds.
     pub limits: Limits,
-    client_addresses: ClientAddresses,
-}
-
-impl Settings {
-    /// A client's address as it may stand in a log.
-    pub fn shown(&self, client: IpAddr) -> IpAddr {
-        match self.client_addresses {
-            ClientAddresses::Truncated => truncate(client, 24, 48),
-            ClientAddresses::Full => client,
-        }
-    }
 }
 
 /// What is fixed from start to end.
@@ -160,11 +194,13 @@ pub struct Fixed {
     /// UDP addresses for boxes.
     pub tunnel: Vec<SocketAddr>,
     /// HTTP address for the operator.
-    pub admin: SocketAddr,
+    pub admin: LoopbackAddr,
     /// Form of log lines.
     pub log_format: Format,
     /// Level of log lines.
     pub log_level: Level,
+    /// What log lines may tell.
+    pub privacy: Privacy,
 }
 
 /// A configuration that can be used.
@@ -215,11 +251,14 @@ impl Config {
                 admin: file.admin.listen,
                 log_format: file.log.format,
                 log_level: file.log.level,
+                privacy: Privacy {
+                    client_addresses: file.log.client_addresses,
+                    sessions: file.log.sessions,
+                },
             },
             settings: Settings {
                 hostname: file.hostname.into_inner().to_string(),
                 limits: file.limits.map(Spanned::into_inner).unwrap_or_default(),
-                client_addresses: file.log.client_addresses,
             },
             boxes,
         })
@@ -228,13 +267,15 @@ impl Config {
 
 fn check_limits(source: &Source, limits: &Spanned<Limits>) -> Result<(), ConfigError> {
     let Limits { sessions, sessions_per_prefix, sessions_per_box, .. } = *limits.get_ref();
-    let zero = [sessions, sessions_per_prefix, sessions_per_box].contains(&0);
+    let Limits { preamble, client_hello, park, home, idle, .. } = *limits.get_ref();
+    let zero = [sessions, sessions_per_prefix, sessions_per_box].contains(&0)
+        || [preamble, client_hello, home, idle].contains(&Duration::ZERO);
     let agent = usize::try_from(sealpost_tunnel::quic::RELAY_STREAMS).unwrap_or(usize::MAX);
     let (message, help) = if zero {
-        ("a limit of 0 sessions would refuse all mail", "leave the line out for the default")
+        ("a limit of 0 would refuse all mail", "leave the line out for the default")
     } else if sessions_per_box > agent {
         ("sessions_per_box is more than the 1024 that an agent takes", "use at most 1024")
-    } else if limits.get_ref().park > MAX_PARK {
+    } else if park > MAX_PARK {
         ("park is longer than senders wait for an answer to their ClientHello", "use at most 25s")
     } else {
         return Ok(());
@@ -267,7 +308,7 @@ mod tests {
     fn a_short_file_gets_the_defaults() {
         let config = load(&entry("alice", "mx.alice.example")).unwrap();
         assert_eq!(config.settings.limits, Limits::default());
-        assert!(config.fixed.admin.ip().is_loopback());
+        assert_eq!(config.fixed.admin, LoopbackAddr::on_port(9025));
         assert_eq!(config.boxes.boxes().count(), 1);
     }
 
@@ -297,9 +338,19 @@ mod tests {
     }
 
     #[test]
+    fn the_log_does_not_say_who_writes_to_whom_unless_asked_and_boxes_are_told() {
+        let privacy = |more| load(more).unwrap().fixed.privacy;
+        let quiet = privacy("");
+        assert_eq!((quiet.named("home"), quiet.capabilities()), (None, 0));
+        let named = privacy("[log]\nsessions = \"named\"\nclient_addresses = \"full\"\n");
+        assert_eq!(named.named("home"), Some("home"));
+        assert_eq!(named.capabilities(), LOGS_SESSIONS | LOGS_FULL_ADDRESSES);
+    }
+
+    #[test]
     fn client_addresses_are_truncated_unless_asked() {
         let client = "192.0.2.77".parse().unwrap();
-        let shown = |more| load(more).unwrap().settings.shown(client).to_string();
+        let shown = |more| load(more).unwrap().fixed.privacy.shown(client).to_string();
         assert_eq!(shown(""), "192.0.2.0");
         assert_eq!(shown("[log]\nclient_addresses = \"full\"\n"), "192.0.2.77");
     }

@@ -9,6 +9,7 @@ pub mod command;
 pub mod config;
 pub mod ingress;
 pub mod metrics;
+mod prefix;
 pub mod registry;
 pub mod relay;
 pub mod route;

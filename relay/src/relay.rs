@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use sealpost_daemon::config::LoopbackAddr;
 use sealpost_daemon::health::Health;
 use sealpost_daemon::signals::{Request, Signals, systemd};
 use sealpost_tunnel::restart_keys::RestartKeys;
@@ -62,8 +63,15 @@ impl Relay {
             boxes.clone(),
             metrics.clone(),
             draining.clone(),
+            fixed.privacy,
         ));
-        let agents = Arc::new(Agents { registry: registry.clone(), boxes, metrics, draining });
+        let agents = Arc::new(Agents {
+            registry: registry.clone(),
+            boxes,
+            metrics,
+            draining,
+            privacy: fixed.privacy,
+        });
 
         let mut listeners = Vec::new();
         for &address in &fixed.smtp {
@@ -85,7 +93,7 @@ impl Relay {
         Ok(Self { key, fixed, ingress, agents, listeners, agent_listeners, health, stop })
     }
 
-    async fn health(address: SocketAddr, ingress: &Arc<Ingress>) -> anyhow::Result<Health> {
+    async fn health(address: LoopbackAddr, ingress: &Arc<Ingress>) -> anyhow::Result<Health> {
         let ready = {
             let ingress = ingress.clone();
             move || {
@@ -156,7 +164,7 @@ impl Relay {
             ended = timeout(limit, sessions.wait()) => if ended.is_err() {
                 warn!(sessions = sessions.len(), "sessions were cut as the drain took too long");
             },
-            _ = signals.next() => warn!(sessions = sessions.len(), "leaving at once"),
+            () = signals.stop() => warn!(sessions = sessions.len(), "leaving at once"),
         }
         self.stop.cancel();
         for endpoint in &endpoints {
@@ -181,7 +189,7 @@ fn reload(fixed: &Fixed, ingress: &Ingress, path: &Path) {
         }
     };
     if new_fixed != *fixed {
-        warn!("changes of state, [smtp], [tunnel], [admin], log format and level need a restart");
+        warn!("changes of state, [smtp], [tunnel], [admin] and [log] need a restart");
     }
     let old = ingress.settings.swap(Arc::new(settings));
     if *old != **ingress.settings.load() {

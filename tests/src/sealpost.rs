@@ -34,7 +34,7 @@ pub fn configure(relay: &Machine, home: &Machine, service: Service) -> Result<()
          [smtp]\nlisten = [\"0.0.0.0:25\", \"[::]:25\"]\n\
          [tunnel]\nlisten = [\"0.0.0.0:4433\", \"[::]:4433\"]\n\
          [admin]\nlisten = \"127.0.0.1:9025\"\n\
-         [log]\nformat = \"json\"\nlevel = \"info\"\nclient_addresses = \"full\"\n";
+         [log]\nformat = \"json\"\nlevel = \"info\"\nclient_addresses = \"full\"\nsessions = \"named\"\n";
     relay.write(RELAY_FILE, relay_settings)?;
     let relay_key = key(relay, RELAY, RELAY_FILE)?;
     let Service { proxy, port } = service;

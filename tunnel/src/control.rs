@@ -15,6 +15,10 @@
 pub const MIN_VERSION: u8 = 1;
 /// The newest version of the protocol that this program speaks.
 pub const MAX_VERSION: u8 = 1;
+/// Capability of a relay whose log names, for each session, the box that it was for.
+pub const LOGS_SESSIONS: u64 = 1 << 0;
+/// Capability of a relay whose log has whole addresses of senders.
+pub const LOGS_FULL_ADDRESSES: u64 = 1 << 1;
 /// The longest payload of a message, in octets.
 pub const MAX_PAYLOAD: usize = 1024;
 /// Type and length.
@@ -32,7 +36,8 @@ pub struct Hello {
     pub min_version: u8,
     /// Newest version that the end speaks.
     pub max_version: u8,
-    /// What the end can do beyond the version; no bit has a meaning yet.
+    /// What the end can do or does beyond the version: [`LOGS_SESSIONS`],
+    /// [`LOGS_FULL_ADDRESSES`]; unknown bits mean nothing.
     pub capabilities: u64,
     /// Program and version, printable ASCII, for logs alone; nothing is decided by it.
     pub software: String,

@@ -74,6 +74,8 @@ reset_codes! {
     HomeTimeout = 0x17, "home-timeout";
     /// The agent serves as many streams as it may.
     AgentBusy = 0x18, "agent-busy";
+    /// The sender's address is one that nobody on the Internet has.
+    ClientImplausible = 0x19, "client-implausible";
     /// The two ends know no common version.
     Version = 0x20, "version";
     /// The peer broke the protocol of the control stream.

@@ -1,18 +1,14 @@
 //! Leads a TCP connection to a mail server up to TLS.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use sealpost_tunnel::ResetCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::starttls::{MAX_REPLY, Replay, ReplayError, Step};
 use crate::config::{Proxy, Service};
-
-/// From connect to the server's 220 to STARTTLS: a new client of Postfix' postscreen waits 6 s
-/// for the end of the greeting; the relay gives up after 29 s.
-pub const DEADLINE: Duration = Duration::from_secs(25);
 
 /// Why a mail server could not be led to TLS.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +20,7 @@ pub enum DialogueError {
     #[error("the mail server ended the connection{}", hint(*.0))]
     Ended(Proxy),
     /// The mail server was silent.
-    #[error("the mail server did not answer in {} s{}", DEADLINE.as_secs(), hint(*.0))]
+    #[error("the mail server did not answer in time{}", hint(*.0))]
     Timeout(Proxy),
     /// The mail server said something that ends the dialogue.
     #[error("{reply}{hint}", reply = .0, hint = hint_on(.0, *.1))]
@@ -61,13 +57,15 @@ fn hint_on(error: &ReplayError, proxy: Proxy) -> &'static str {
     }
 }
 
-/// Connects to `service`, sends `proxy_header`, says `ehlo`, and returns when TLS may begin.
+/// Connects to `service`, sends `proxy_header`, says `ehlo`, and returns when TLS may begin;
+/// gives up at `until`.
 pub async fn up_to_tls(
     service: &Service,
     proxy_header: &[u8],
     ehlo: &str,
+    until: Instant,
 ) -> Result<TcpStream, DialogueError> {
-    let until = Instant::now() + DEADLINE;
+    let until = until.into();
     let address = service.address.as_str();
     let unreachable = |error: String| DialogueError::Unreachable(address.into(), error);
     let mut tcp = timeout_at(until, TcpStream::connect(address))

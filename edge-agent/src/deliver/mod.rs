@@ -1,8 +1,10 @@
 //! From a stream of a relay to a service of this box.
 //!
 //! [`session`] owns one stream; [`starttls`] and [`proxy`] are the pure parts of what it says to
-//! the mail server, [`dialogue`] says it, [`self_test`] and [`services`] decide whether it may.
+//! the mail server, [`dialogue`] says it, [`client`], [`self_test`] and [`services`] decide
+//! whether it may.
 
+pub mod client;
 pub mod dialogue;
 pub mod proxy;
 pub mod self_test;

@@ -12,24 +12,32 @@ use sealpost_tunnel::{ResetCode, StreamHeader};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use super::{Deliveries, dialogue, proxy};
+use super::{Deliveries, client, dialogue, proxy};
+use crate::config::Relay;
+
+/// Outcomes of sessions besides the reasons for which a stream is refused.
+pub const OUTCOMES: [&str; 6] =
+    ["carried", "home-reset", "relay-reset", "idle", "tunnel-lost", "aborted"];
 
 /// A relay sends the header in its first packet.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// From the header to the mail server's 220 to STARTTLS, with a self-test that may have to be
+/// waited for: the relay gives up after 29 s, and should be told why before.
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(25);
 
-/// Serves `stream`, which came through the relay called `relay`.
-pub async fn deliver(deliveries: Arc<Deliveries>, relay: Arc<str>, mut stream: TunnelStream) {
+/// Serves `stream`, which came through `relay`.
+pub async fn deliver(deliveries: Arc<Deliveries>, relay: Arc<Relay>, mut stream: TunnelStream) {
     let began = Instant::now();
     let header = match timeout(HEADER_DEADLINE, read_header(&mut stream)).await {
         Ok(Ok(header)) => Some(header),
         Ok(Err(error)) => {
-            debug!(%relay, %error, "a stream began with no header");
+            debug!(relay = relay.name, %error, "a stream began with no header");
             None
         }
         Err(_) => {
-            debug!(%relay, "a stream had no header in time");
+            debug!(relay = relay.name, "a stream had no header in time");
             None
         }
     };
@@ -40,14 +48,14 @@ pub async fn deliver(deliveries: Arc<Deliveries>, relay: Arc<str>, mut stream: T
     };
     let mut closing = ClosingLine {
         deliveries: &deliveries,
-        relay: &relay,
+        relay: &relay.name,
         header: &header,
         began,
         outcome: "aborted",
         bytes_in: 0,
         bytes_out: 0,
     };
-    let refused = match connect(&deliveries, &header, &stream).await {
+    let refused = match connect(&deliveries, &relay, &header, &stream).await {
         Ok((tcp, _place)) => {
             let spliced = splice::splice(tcp, stream, rest, deliveries.idle).await;
             closing.bytes_in = spliced.bytes_to_tcp;
@@ -93,12 +101,24 @@ enum HeaderProblem {
 /// A connection to the mail server on which TLS may begin.
 async fn connect(
     deliveries: &Deliveries,
+    relay: &Relay,
     header: &StreamHeader,
     stream: &TunnelStream,
 ) -> Result<(TcpStream, OwnedSemaphorePermit), ResetCode> {
     let places = deliveries.places.clone();
     let place = places.try_acquire_owned().map_err(|_| ResetCode::AgentBusy)?;
     let service = deliveries.services.by_name(&header.service).ok_or(ResetCode::ServiceUnknown)?;
+    let client = header.client.ip();
+    if !relay.private_senders && !client::is_plausible(client, &client::own_addresses()) {
+        warn!(
+            session = %header.session,
+            relay = relay.name,
+            %client,
+            "refused: the relay claims a sender that cannot have come over the Internet"
+        );
+        return Err(ResetCode::ClientImplausible);
+    }
+    let until = Instant::now() + DELIVERY_DEADLINE;
     let leading = async {
         service.may_deliver().await?;
         info!(
@@ -110,12 +130,12 @@ async fn connect(
             "delivering"
         );
         let proxy_header = proxy::encode(service.config.proxy, header);
-        dialogue::up_to_tls(&service.config, &proxy_header, &ehlo_name(header)).await.map_err(
-            |error| {
+        dialogue::up_to_tls(&service.config, &proxy_header, &ehlo_name(header), until)
+            .await
+            .map_err(|error| {
                 info!(session = %header.session, %error, "not delivered");
                 error.code()
-            },
-        )
+            })
     };
     tokio::select! {
         tcp = leading => Ok((tcp?, place)),

@@ -25,14 +25,23 @@ use dial::Tunnel;
 pub enum State {
     /// No tunnel; why not, once that is known.
     Down(Option<String>),
-    /// A tunnel to this address since then.
-    Up(SocketAddr, Instant),
+    /// A tunnel is up.
+    Up {
+        /// To this address.
+        address: SocketAddr,
+        /// Since then.
+        since: Instant,
+        /// What the relay says of itself, as bits of [`Hello::capabilities`].
+        ///
+        /// [`Hello::capabilities`]: sealpost_tunnel::control::Hello
+        capabilities: u64,
+    },
 }
 
 /// One relay of the owner's file.
 pub struct Uplink {
     /// From the owner's file.
-    pub relay: Relay,
+    pub relay: Arc<Relay>,
     state: Mutex<State>,
     /// Ends the uplink: no dialling, no new streams; the tunnel stays until all streams ended.
     leave: CancellationToken,
@@ -41,7 +50,11 @@ pub struct Uplink {
 impl Uplink {
     /// An uplink that is not up.
     pub fn new(relay: Relay) -> Self {
-        Self { relay, state: Mutex::new(State::Down(None)), leave: CancellationToken::new() }
+        Self {
+            relay: Arc::new(relay),
+            state: Mutex::new(State::Down(None)),
+            leave: CancellationToken::new(),
+        }
     }
 
     /// Its state now.
@@ -69,7 +82,8 @@ impl Uplink {
                     let address = tunnel.connection.remote_address();
                     let software = tunnel.control.peer.software.clone();
                     info!(relay = name, %address, software, "tunnel up");
-                    *self.lock() = State::Up(address, began);
+                    let capabilities = tunnel.control.peer.capabilities;
+                    *self.lock() = State::Up { address, since: began, capabilities };
                     let reason = self.serve(tunnel, &deliveries).await;
                     backoff.was_up(began.elapsed());
                     info!(relay = name, %reason, "tunnel down");
@@ -92,7 +106,6 @@ impl Uplink {
     /// Delivers the streams of a tunnel; why it ended.
     async fn serve(&self, tunnel: Tunnel, deliveries: &Arc<Deliveries>) -> String {
         let Tunnel { connection, mut control } = tunnel;
-        let relay: Arc<str> = self.relay.name.as_str().into();
         let open = tokio_util::task::TaskTracker::new();
         let mut relay_leaves = false;
         loop {
@@ -101,7 +114,7 @@ impl Uplink {
                     Ok((send, recv)) => {
                         let stream = TunnelStream::new(send, recv);
                         let token = open.token();
-                        let (deliveries, relay) = (deliveries.clone(), relay.clone());
+                        let (deliveries, relay) = (deliveries.clone(), self.relay.clone());
                         deliveries.tasks.clone().spawn(async move {
                             session::deliver(deliveries, relay, stream).await;
                             drop(token);
@@ -113,7 +126,7 @@ impl Uplink {
                     // It takes no new senders; what is open goes on until it closes.
                     Ok(()) => {
                         relay_leaves = true;
-                        info!(%relay, "the relay is shutting down");
+                        info!(relay = self.relay.name, "the relay is shutting down");
                     }
                     Err(error) => {
                         connection.close(ResetCode::Protocol.into(), error.to_string().as_bytes());

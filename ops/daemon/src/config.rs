@@ -1,9 +1,11 @@
 //! Reads a configuration file, and says of a bad one what is wrong, where, and what to do.
 
 use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::suggest;
@@ -22,6 +24,38 @@ impl std::fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// An address that only this machine reaches: where health, metrics and status are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SocketAddr")]
+pub struct LoopbackAddr(SocketAddr);
+
+impl LoopbackAddr {
+    /// 127.0.0.1 with `port`.
+    pub fn on_port(port: u16) -> Self {
+        Self(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
+    /// As any address.
+    pub fn get(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl TryFrom<SocketAddr> for LoopbackAddr {
+    type Error = String;
+
+    fn try_from(address: SocketAddr) -> Result<Self, String> {
+        if address.ip().is_loopback() {
+            Ok(Self(address))
+        } else {
+            Err(format!(
+                "{address} is not loopback; metrics and status are for this machine alone, so use \
+                 127.0.0.1 or [::1]"
+            ))
+        }
+    }
+}
 
 /// A configuration file's text with its name, so that errors can show the place.
 #[derive(Debug, Clone)]
@@ -119,6 +153,22 @@ mod tests {
         let source = Source::from_text("relay.toml", "listen = \"x\"\nlimit = \"many\"\n");
         let error = source.parse::<Shape>().unwrap_err().to_string();
         assert!(error.starts_with("relay.toml:2: invalid type"), "{error}");
+    }
+
+    #[test]
+    fn an_address_that_others_reach_is_no_place_for_metrics() {
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code)]
+        struct Admin {
+            listen: LoopbackAddr,
+        }
+        for bad in ["0.0.0.0:9025", "192.0.2.1:9025", "[::]:9025"] {
+            let source = Source::from_text("x", &format!("listen = \"{bad}\"\n"));
+            let error = source.parse::<Admin>().unwrap_err().to_string();
+            assert!(error.starts_with("x:1: ") && error.contains("is not loopback"), "{error}");
+        }
+        let source = Source::from_text("x", "listen = \"[::1]:9025\"\n");
+        assert!(source.parse::<Admin>().is_ok());
     }
 
     #[test]

@@ -38,6 +38,11 @@ impl Signals {
             _ = self.interrupt.recv() => Request::Stop,
         }
     }
+
+    /// The next request to stop; others are passed over.
+    pub async fn stop(&mut self) {
+        while self.next().await != Request::Stop {}
+    }
 }
 
 /// Tells systemd that the service runs, reloads or stops; nothing without systemd.

@@ -56,6 +56,9 @@ struct Admin {
 struct Log {
     format: &'static str,
     level: &'static str,
+    /// Only relays have it: the hops of the demo say which box a session is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,6 +78,8 @@ struct RelayEntry {
     name: &'static str,
     addresses: Vec<String>,
     key: String,
+    /// The demo's sender comes from 127.0.0.1, which an agent takes for a lie otherwise.
+    private_senders: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,7 +90,7 @@ struct Service {
 }
 
 const ADMIN: Admin = Admin { listen: FREE };
-const LOG: Log = Log { format: "json", level: "info" };
+const LOG: Log = Log { format: "json", level: "info", sessions: None };
 
 impl Relay {
     /// A relay without boxes that keeps its key in `state`.
@@ -96,7 +101,7 @@ impl Relay {
             smtp: Listeners { listen: vec![FREE] },
             tunnel: Listeners { listen: vec![FREE] },
             admin: ADMIN,
-            log: LOG,
+            log: Log { sessions: Some("named"), ..LOG },
             limits: Limits { park: format!("{PARK_SECONDS}s") },
             boxes: Vec::new(),
         }
@@ -126,6 +131,7 @@ impl Agent {
                 name: "r1",
                 addresses: vec![relay.to_string()],
                 key: relay_key,
+                private_senders: true,
             }],
             service: vec![Service {
                 name: "smtp",

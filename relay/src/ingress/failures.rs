@@ -4,6 +4,7 @@
 //! plaintext. A 421 to that attempt's EHLO moves them on to the next mail exchanger.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -14,17 +15,23 @@ const WINDOW: Duration = Duration::from_secs(10);
 const CAPACITY: usize = 65_536;
 
 /// Recent failures by client address.
-#[derive(Default)]
 pub(crate) struct Failures {
     recent: DashMap<IpAddr, Instant>,
+    began: Instant,
+    /// When everything older than the window was last forgotten, in seconds since `began`.
+    swept: AtomicU64,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self { recent: DashMap::default(), began: Instant::now(), swept: AtomicU64::new(0) }
+    }
 }
 
 impl Failures {
     /// `client` named nobody where a name was needed.
     pub(crate) fn note(&self, client: IpAddr, now: Instant) {
-        if self.recent.len() >= CAPACITY {
-            self.recent.retain(|_, at| now.duration_since(*at) < WINDOW);
-        }
+        self.sweep(now);
         if self.recent.len() < CAPACITY {
             self.recent.insert(client, now);
         }
@@ -37,8 +44,21 @@ impl Failures {
 
     /// Whether `client` failed just now.
     pub(crate) fn is_recent(&self, client: IpAddr, now: Instant) -> bool {
+        self.sweep(now);
         self.recent.remove_if(&client, |_, at| now.duration_since(*at) >= WINDOW).is_none()
             && self.recent.contains_key(&client)
+    }
+
+    /// Forgets what is over, at most once in a window: the relay keeps no list of who wrote.
+    fn sweep(&self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.began).as_secs();
+        let swept = self.swept.load(Ordering::Relaxed);
+        let due = seconds >= swept.saturating_add(WINDOW.as_secs());
+        let claimed =
+            || self.swept.compare_exchange(swept, seconds, Ordering::Relaxed, Ordering::Relaxed);
+        if due && claimed().is_ok() {
+            self.recent.retain(|_, at| now.saturating_duration_since(*at) < WINDOW);
+        }
     }
 }
 
@@ -68,7 +88,7 @@ mod tests {
             failures.note(IpAddr::from(bits.to_be_bytes()), now);
         }
         assert_eq!(failures.recent.len(), CAPACITY);
-        failures.note(IpAddr::from([255; 4]), now + WINDOW);
+        failures.note(IpAddr::from([255; 4]), now + WINDOW * 2);
         assert_eq!(failures.recent.len(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Who may have how many connections, counted before anything is read from them.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::outcome::Outcome;
+use crate::prefix::truncate;
 
 /// Bits of an IPv6 address that one network has for itself; within it addresses are free.
 const IPV6_PREFIX: u32 = 64;
@@ -71,20 +72,6 @@ pub(crate) fn prefix_of(client: IpAddr) -> IpAddr {
     truncate(client, IPV4_PREFIX, IPV6_PREFIX)
 }
 
-/// `address` with all but its first bits cleared.
-pub(crate) fn truncate(address: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32 - v4_bits).unwrap_or(0);
-            IpAddr::V4((v4.to_bits() & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128 - v6_bits).unwrap_or(0);
-            IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,13 +102,5 @@ mod tests {
         // A refusal leaves nothing behind either.
         assert!(limits.admit(ip("192.0.2.1"), 10, 0).is_err());
         assert_eq!(limits.by_prefix.len(), 0);
-    }
-
-    #[test]
-    fn addresses_are_truncated_by_family() {
-        assert_eq!(truncate(ip("192.0.2.77"), 24, 48), ip("192.0.2.0"));
-        assert_eq!(truncate(ip("::ffff:192.0.2.77"), 24, 48), ip("192.0.2.0"));
-        assert_eq!(truncate(ip("2001:db8:1:2::3"), 24, 48), ip("2001:db8:1::"));
-        assert_eq!(truncate(ip("2001:db8:1:2::3"), 32, 128), ip("2001:db8:1:2::3"));
     }
 }

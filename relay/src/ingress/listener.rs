@@ -78,7 +78,7 @@ fn admit(ingress: &Arc<Ingress>, sessions: &TaskTracker, tcp: TcpStream, client:
             // In place and without waiting: a flood must not get a task for each connection.
             let _ = tcp.try_write(BUSY);
             ingress.metrics.session_ended(outcome);
-            debug!(client = %settings.shown(client.ip()), outcome = outcome.label(), "turned away");
+            debug!(client = %ingress.privacy.shown(client.ip()), outcome = outcome.label(), "turned away");
             return;
         }
     };

@@ -7,7 +7,7 @@
 mod alert;
 pub mod client_hello;
 mod failures;
-pub(crate) mod limits;
+mod limits;
 mod listener;
 mod offer;
 pub mod outcome;
@@ -23,7 +23,7 @@ pub use listener::Listener;
 pub use outcome::Outcome;
 
 use crate::boxes::Boxes;
-use crate::config::Settings;
+use crate::config::{Privacy, Settings};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 
@@ -37,8 +37,10 @@ pub struct Ingress {
     pub boxes: Arc<Boxes>,
     /// What is counted.
     pub metrics: Metrics,
-    /// No new sessions are wanted, and those without a stream end.
+    /// No new sessions are wanted, and those that did not come to STARTTLS end.
     pub draining: CancellationToken,
+    /// What log lines may tell.
+    pub privacy: Privacy,
     limits: Arc<limits::Limits>,
     failures: failures::Failures,
 }
@@ -51,6 +53,7 @@ impl Ingress {
         boxes: Arc<Boxes>,
         metrics: Metrics,
         draining: CancellationToken,
+        privacy: Privacy,
     ) -> Self {
         Self {
             settings,
@@ -58,6 +61,7 @@ impl Ingress {
             boxes,
             metrics,
             draining,
+            privacy,
             limits: Arc::default(),
             failures: failures::Failures::default(),
         }

@@ -95,6 +95,8 @@ outcomes! {
     HomeInjection = "home-injection";
     /// Nothing came from the mail server at home in time.
     HomeTimeout = "home-timeout";
+    /// The agent does not believe the sender's address.
+    ClientImplausible = "client-implausible";
     /// The agent refused the stream for another reason.
     AgentRefused = "agent-refused";
     /// The relay was shutting down.
@@ -114,6 +116,7 @@ impl Outcome {
             ResetCode::HomeNoStarttls => Self::HomeNoStarttls,
             ResetCode::HomeInjection => Self::HomeInjection,
             ResetCode::HomeTimeout => Self::HomeTimeout,
+            ResetCode::ClientImplausible => Self::ClientImplausible,
             ResetCode::TcpReset => Self::HomeReset,
             ResetCode::AgentBusy => Self::BusyBox,
             _ => Self::AgentRefused,

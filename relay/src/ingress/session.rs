@@ -213,7 +213,13 @@ impl Session {
         let permit = place
             .session(self.settings.limits.sessions_per_box)
             .ok_or(Refusal::alert(Alert::InternalError, Outcome::BusyBox))?;
-        info!(session = %self.id, r#box = self.box_name, sni = self.sni, "routed");
+        let privacy = self.ingress.privacy;
+        info!(
+            session = %self.id,
+            r#box = privacy.named(&self.box_name),
+            sni = privacy.named(&self.sni),
+            "routed"
+        );
         let header = StreamHeader {
             service: ServiceName::smtp(),
             client: self.client,
@@ -313,14 +319,15 @@ struct ClosingLine {
 impl Drop for ClosingLine {
     fn drop(&mut self) {
         let Self { session: s, outcome } = self;
+        let privacy = s.ingress.privacy;
         s.ingress.metrics.session_ended(*outcome);
         s.ingress.metrics.carried(s.bytes_in, s.bytes_out);
         info!(
             session = %s.id,
-            client = %s.settings.shown(s.client.ip()),
-            local = %s.local,
-            r#box = s.box_name,
-            sni = s.sni,
+            client = %privacy.shown(s.client.ip()),
+            local = privacy.named(s.local).map(tracing::field::display),
+            r#box = privacy.named(&s.box_name),
+            sni = privacy.named(&s.sni),
             outcome = outcome.label(),
             bytes_in = s.bytes_in,
             bytes_out = s.bytes_out,
