@@ -8,7 +8,7 @@ use std::time::Duration;
 use quinn::{Connection, Endpoint, Incoming};
 use sealpost_tunnel::control::Hello;
 use sealpost_tunnel::greeting::{Control, GreetingError};
-use sealpost_tunnel::quic::{self, RETRY_ABOVE};
+use sealpost_tunnel::quic::{self, MAX_INCOMING, RETRY_ABOVE};
 use sealpost_tunnel::restart_keys::RestartKeys;
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{Identity, PublicKey, ResetCode};
@@ -82,6 +82,11 @@ impl AgentListener {
             // packets, which costs us no state.
             if handshakes.len() > RETRY_ABOVE && incoming.may_retry() {
                 let _ = incoming.retry();
+                continue;
+            }
+            if handshakes.len() >= MAX_INCOMING {
+                // Its first packet is sent again after 300 ms, when there may be room.
+                incoming.ignore();
                 continue;
             }
             let token = handshakes.token();

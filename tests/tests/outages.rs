@@ -68,6 +68,23 @@ fn a_message_survives_a_relay_that_is_killed_midway() -> Result<()> {
 }
 
 #[test]
+fn a_relay_that_was_killed_has_its_box_back_while_a_sender_waits() -> Result<()> {
+    scenario(Setup::STANDARD, |scene| {
+        scene.relay.signal(&scene.network.relay, "KILL")?;
+        scene.relay.wait(SOON)?;
+        scene.relay = sealpost::start_relay(&scene.network.relay)?;
+        // The agent cannot know yet. Its next keep-alive meets a stateless reset, it dials anew,
+        // and all that time the relay holds the ClientHello.
+        let message = Message::small("just after a restart");
+        scene.send(&message)?;
+        scene.expect_delivered(&message)?;
+        let down = scene.agent_log().expect("tunnel down", &[])?;
+        ensure!(down["reason"].as_str().is_some_and(|why| why.contains("reset")), "{down}");
+        expect_first_attempt(scene)
+    })
+}
+
+#[test]
 fn a_message_survives_an_agent_that_is_killed_midway() -> Result<()> {
     scenario(Setup::STANDARD, |scene| {
         let message = scene.send_until_midway(BIG)?;

@@ -29,7 +29,7 @@ pub const RELAY_STREAMS: u32 = 1024;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Silence after which either end takes the connection for dead: two lost keep-alives and more.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
-/// Handshakes under way at once at a relay, before further ones are refused.
+/// Handshakes under way at once at a relay, before further ones have to wait.
 pub const MAX_INCOMING: usize = 4096;
 /// Handshakes under way at once before further ones must prove their address first
 /// (RFC 9000 section 8.1.2).
