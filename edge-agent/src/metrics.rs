@@ -1,6 +1,7 @@
 //! What the agent counts, for Prometheus.
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use sealpost_daemon::metrics::{register, register_build_info};
 use sealpost_tunnel::ResetCode;
 
 use crate::deliver::session;
@@ -29,12 +30,7 @@ impl Metrics {
         for outcome in outcomes.chain(session::OUTCOMES) {
             sessions.with_label_values(&[outcome]);
         }
-        let build = Gauge::with_opts(
-            Opts::new("sealpost_agent_build_info", "1, with the version as a label")
-                .const_label("version", env!("CARGO_PKG_VERSION")),
-        )?;
-        build.set(1.0);
-        register(&registry, build)?;
+        register_build_info(&registry, "sealpost_agent_build_info", env!("CARGO_PKG_VERSION"))?;
         let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help)?);
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help)?);
         Ok(Self {
@@ -80,12 +76,4 @@ impl Metrics {
         self.tunnels_up.set(i64::try_from(tunnels_up).unwrap_or(i64::MAX));
         self.services_ready.set(i64::try_from(services_ready).unwrap_or(i64::MAX));
     }
-}
-
-fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: C,
-) -> prometheus::Result<C> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
 }

@@ -1,6 +1,7 @@
 //! What the relay counts, for Prometheus. No metric has a client, a box or a name as a label.
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use sealpost_daemon::metrics::{register, register_build_info};
 
 use crate::ingress::Outcome;
 
@@ -65,12 +66,11 @@ impl Metrics {
             )?,
             registry,
         };
-        let build = Gauge::with_opts(
-            Opts::new("sealpost_relay_build_info", "1, with the version as a label")
-                .const_label("version", env!("CARGO_PKG_VERSION")),
+        register_build_info(
+            &metrics.registry,
+            "sealpost_relay_build_info",
+            env!("CARGO_PKG_VERSION"),
         )?;
-        build.set(1.0);
-        register(&metrics.registry, build)?;
         for outcome in Outcome::ALL {
             metrics.sessions.with_label_values(&[outcome.label()]);
         }
@@ -111,12 +111,4 @@ impl Metrics {
         self.open_sessions.set(i64::try_from(open_sessions).unwrap_or(i64::MAX));
         self.connected_boxes.set(i64::try_from(connected_boxes).unwrap_or(i64::MAX));
     }
-}
-
-fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: C,
-) -> prometheus::Result<C> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
 }

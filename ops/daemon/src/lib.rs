@@ -1,10 +1,11 @@
 //! How a Sealpost process behaves as a daemon, the same for relay, agent and name server: it
-//! reads one TOML file ([`config`]), logs ([`logging`]), obeys signals ([`signals`]) and answers
-//! on a loopback address whether it is well ([`health`]).
+//! reads one TOML file ([`config`]), logs ([`logging`]), counts ([`metrics`]), obeys signals
+//! ([`signals`]) and answers on a loopback address whether it is well ([`health`]).
 
 pub mod config;
 pub mod health;
 pub mod logging;
+pub mod metrics;
 pub mod signals;
 mod suggest;
 
