@@ -18,8 +18,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use crate::boxes::Boxes;
-use crate::config::Privacy;
 use crate::metrics::Metrics;
+use crate::privacy::Privacy;
 use crate::registry::Registry;
 
 /// From the first packet of a box to its hello; TLS and one round trip.

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use sealpost_daemon::config::{ConfigError, LoopbackAddr, Source};
 use sealpost_daemon::logging::{Format, Level};
-use sealpost_tunnel::control::{LOGS_FULL_ADDRESSES, LOGS_SESSIONS};
 use sealpost_tunnel::{MxName, PublicKey};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::prefix::truncate;
+use crate::privacy::{ClientAddresses, Privacy, Sessions};
 use crate::registry::{BoxRecord, Snapshot};
 
 /// The file as it is written.
@@ -59,60 +58,6 @@ struct Log {
     level: Level,
     client_addresses: ClientAddresses,
     sessions: Sessions,
-}
-
-/// How much of a sender's address is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClientAddresses {
-    /// The /24 of an IPv4 address, the /48 of an IPv6 address.
-    #[default]
-    Truncated,
-    /// All of it.
-    Full,
-}
-
-/// What the log says of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sessions {
-    /// Not for whom it was: nobody can read in the log who writes to whom.
-    #[default]
-    Anonymous,
-    /// The box, the name that the sender asked for, and the address that it connected to.
-    Named,
-}
-
-/// What the log may tell about senders and boxes. A box's owner is told (`sealpost-agent status`),
-/// so it is fixed from start to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Privacy {
-    client_addresses: ClientAddresses,
-    sessions: Sessions,
-}
-
-impl Privacy {
-    /// An address as it may stand in a log.
-    pub fn shown(&self, address: IpAddr) -> IpAddr {
-        match self.client_addresses {
-            ClientAddresses::Truncated => truncate(address, 24, 48),
-            ClientAddresses::Full => address,
-        }
-    }
-
-    /// `what` tells for whom a session was.
-    pub fn named<T>(&self, what: T) -> Option<T> {
-        (self.sessions == Sessions::Named).then_some(what)
-    }
-
-    /// What boxes are told, as bits of [`Hello::capabilities`].
-    ///
-    /// [`Hello::capabilities`]: sealpost_tunnel::control::Hello
-    pub fn capabilities(&self) -> u64 {
-        let full = self.client_addresses == ClientAddresses::Full;
-        let full = if full { LOGS_FULL_ADDRESSES } else { 0 };
-        self.named(LOGS_SESSIONS).unwrap_or(0) | full
-    }
 }
 
 /// `[limits]`: bounds of counts and of waits. The defaults of the relay stand here alone.
@@ -251,10 +196,7 @@ impl Config {
                 admin: file.admin.listen,
                 log_format: file.log.format,
                 log_level: file.log.level,
-                privacy: Privacy {
-                    client_addresses: file.log.client_addresses,
-                    sessions: file.log.sessions,
-                },
+                privacy: Privacy::new(file.log.client_addresses, file.log.sessions),
             },
             settings: Settings {
                 hostname: file.hostname.into_inner().to_string(),
@@ -335,23 +277,5 @@ mod tests {
         let key = Identity::ephemeral().public();
         let entry = format!("[[box]]\nname = \"a\"\nkey = \"{key}\"\nmx = [\"a_b.example\"]\n");
         assert!(load(&entry).err().unwrap().contains("not a host name"));
-    }
-
-    #[test]
-    fn the_log_does_not_say_who_writes_to_whom_unless_asked_and_boxes_are_told() {
-        let privacy = |more| load(more).unwrap().fixed.privacy;
-        let quiet = privacy("");
-        assert_eq!((quiet.named("home"), quiet.capabilities()), (None, 0));
-        let named = privacy("[log]\nsessions = \"named\"\nclient_addresses = \"full\"\n");
-        assert_eq!(named.named("home"), Some("home"));
-        assert_eq!(named.capabilities(), LOGS_SESSIONS | LOGS_FULL_ADDRESSES);
-    }
-
-    #[test]
-    fn client_addresses_are_truncated_unless_asked() {
-        let client = "192.0.2.77".parse().unwrap();
-        let shown = |more| load(more).unwrap().fixed.privacy.shown(client).to_string();
-        assert_eq!(shown(""), "192.0.2.0");
-        assert_eq!(shown("[log]\nclient_addresses = \"full\"\n"), "192.0.2.77");
     }
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod ingress;
 pub mod metrics;
 mod prefix;
+pub mod privacy;
 pub mod registry;
 pub mod relay;
 pub mod route;

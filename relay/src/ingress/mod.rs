@@ -12,6 +12,7 @@ mod listener;
 mod offer;
 pub mod outcome;
 pub mod preamble;
+mod refusal;
 mod session;
 
 use std::sync::Arc;
@@ -23,8 +24,9 @@ pub use listener::Listener;
 pub use outcome::Outcome;
 
 use crate::boxes::Boxes;
-use crate::config::{Privacy, Settings};
+use crate::config::Settings;
 use crate::metrics::Metrics;
+use crate::privacy::Privacy;
 use crate::registry::Registry;
 
 /// What all sessions share.

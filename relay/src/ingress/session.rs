@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use sealpost_tunnel::splice::{self, End, Spliced};
@@ -20,6 +20,7 @@ use super::client_hello::{Hello, HelloError, HelloReader, MAX_HELLO};
 use super::offer::{Accepted, offer};
 use super::outcome::Outcome;
 use super::preamble::{MAX_LINE, Preamble, Step};
+use super::refusal::Refusal;
 use crate::boxes::SessionPermit;
 use crate::config::Settings;
 use crate::registry::BoxRecord;
@@ -28,9 +29,6 @@ use crate::route::{NoRoute, RouteKey, Sni, route};
 const TIMED_OUT: &str = "421 4.4.2 Timed out\r\n";
 const DRAINING: &str = "421 4.3.2 Shutting down, try again\r\n";
 const BUSY: &str = "421 4.3.2 Too busy, try again later\r\n";
-/// How long a refused peer may take to see the refusal before the connection is dropped.
-const GOODBYE: Duration = Duration::from_secs(2);
-
 /// A session, and what its closing line will say.
 pub(super) struct Session {
     ingress: Arc<Ingress>,
@@ -43,18 +41,6 @@ pub(super) struct Session {
     sni: String,
     bytes_in: u64,
     bytes_out: u64,
-}
-
-/// How a session ends that got no stream: what the sender is told, and why.
-struct Refusal {
-    say: Say,
-    outcome: Outcome,
-}
-
-enum Say {
-    Nothing,
-    Reply(&'static str),
-    Alert(Alert),
 }
 
 /// What the dialogue before TLS yields.
@@ -107,12 +93,9 @@ impl Session {
                 self.bytes_out += spliced.bytes_to_tcp;
                 outcome_of(&spliced)
             }
-            Err(Refusal { say, outcome }) => {
-                match say {
-                    Say::Nothing => {}
-                    Say::Reply(reply) => Box::pin(goodbye(tcp, reply.as_bytes())).await,
-                    Say::Alert(alert) => Box::pin(goodbye(tcp, &alert.record())).await,
-                }
+            Err(refusal) => {
+                let outcome = refusal.outcome;
+                Box::pin(refusal.tell(tcp)).await;
                 outcome
             }
         }
@@ -296,20 +279,6 @@ impl Session {
     }
 }
 
-impl Refusal {
-    fn nothing(outcome: Outcome) -> Self {
-        Self { say: Say::Nothing, outcome }
-    }
-
-    fn reply(reply: &'static str, outcome: Outcome) -> Self {
-        Self { say: Say::Reply(reply), outcome }
-    }
-
-    fn alert(alert: Alert, outcome: Outcome) -> Self {
-        Self { say: Say::Alert(alert), outcome }
-    }
-}
-
 /// The session with the outcome that its closing line tells, also when the task panics.
 struct ClosingLine {
     session: Session,
@@ -348,25 +317,6 @@ fn outcome_of(spliced: &Spliced) -> Outcome {
         (End::TcpReset, _) => Outcome::SenderReset,
         (End::PeerReset(_), _) => Outcome::HomeReset,
     }
-}
-
-/// Says the last words, ends, and gives the peer a moment to take them: closing a socket with
-/// unread bytes sends RST, which would destroy them.
-async fn goodbye(mut tcp: TcpStream, words: &[u8]) {
-    let _ = timeout(GOODBYE, async {
-        tcp.write_all(words).await?;
-        tcp.shutdown().await?;
-        let mut sink = vec![0; 4096];
-        loop {
-            tcp.readable().await?;
-            match tcp.try_read(&mut sink) {
-                Ok(0) => return io::Result::Ok(()),
-                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
-                _ => {}
-            }
-        }
-    })
-    .await;
 }
 
 /// Resolves when the sender has ended or reset the connection; never once it has sent more.

@@ -1,0 +1,72 @@
+//! How a session ends that got no stream: the last words to the sender, in the form that it
+//! understands at that point.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::alert::Alert;
+use super::outcome::Outcome;
+
+/// How long a refused peer may take to see the refusal before the connection is dropped.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How a session ends that got no stream: what the sender is told, and why.
+pub(super) struct Refusal {
+    say: Say,
+    pub(super) outcome: Outcome,
+}
+
+enum Say {
+    Nothing,
+    Reply(&'static str),
+    Alert(Alert),
+}
+
+impl Refusal {
+    /// Nobody is there to be told.
+    pub(super) fn nothing(outcome: Outcome) -> Self {
+        Self { say: Say::Nothing, outcome }
+    }
+
+    /// A reply of SMTP.
+    pub(super) fn reply(reply: &'static str, outcome: Outcome) -> Self {
+        Self { say: Say::Reply(reply), outcome }
+    }
+
+    /// An alert of TLS.
+    pub(super) fn alert(alert: Alert, outcome: Outcome) -> Self {
+        Self { say: Say::Alert(alert), outcome }
+    }
+
+    /// Tells the sender, and ends the connection.
+    pub(super) async fn tell(self, tcp: TcpStream) {
+        match self.say {
+            Say::Nothing => {}
+            Say::Reply(reply) => goodbye(tcp, reply.as_bytes()).await,
+            Say::Alert(alert) => goodbye(tcp, &alert.record()).await,
+        }
+    }
+}
+
+/// Says the last words, ends, and gives the peer a moment to take them: closing a socket with
+/// unread bytes sends RST, which would destroy them.
+async fn goodbye(mut tcp: TcpStream, words: &[u8]) {
+    let _ = timeout(GOODBYE, async {
+        tcp.write_all(words).await?;
+        tcp.shutdown().await?;
+        let mut sink = vec![0; 4096];
+        loop {
+            tcp.readable().await?;
+            match tcp.try_read(&mut sink) {
+                Ok(0) => return io::Result::Ok(()),
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+                _ => {}
+            }
+        }
+    })
+    .await;
+}
