@@ -9,6 +9,7 @@ use quinn::{Connection, Endpoint, Incoming};
 use sealpost_tunnel::control::Hello;
 use sealpost_tunnel::greeting::{Control, GreetingError};
 use sealpost_tunnel::quic::{self, MAX_INCOMING, RETRY_ABOVE};
+use sealpost_tunnel::reset::describe;
 use sealpost_tunnel::restart_keys::RestartKeys;
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{Identity, PublicKey, ResetCode};
@@ -117,7 +118,7 @@ async fn greet(agents: &Agents, incoming: Incoming) -> Option<(Connection, Contr
         Err(error) => {
             // Mostly a key that is not known here; the peer is told by a TLS alert.
             agents.metrics.tunnel("handshake-failed");
-            debug!(%address, %error, "a box was not admitted");
+            debug!(%address, error = describe(&error), "a box was not admitted");
             return None;
         }
     };
@@ -190,7 +191,7 @@ async fn stay(agents: &Agents, connection: Connection, mut control: Control, key
     drop(place);
     agents.boxes.disconnect(key, id);
     agents.metrics.tunnel("ended");
-    info!(r#box = name, %reason, "box gone");
+    info!(r#box = name, reason = describe(&reason), "box gone");
 }
 
 /// Whether the box is still at the other end of an old tunnel.

@@ -3,7 +3,10 @@
 //! One list for RESET_STREAM and STOP_SENDING (RFC 9000 sections 19.4 and 19.5) and for
 //! CONNECTION_CLOSE. The numbers are on the wire: they are never used again for something else.
 
-use quinn::VarInt;
+use quinn::{ConnectionError, VarInt};
+
+/// Longest description of an end, in characters.
+const MAX_DESCRIPTION: usize = 300;
 
 macro_rules! reset_codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $label:literal;)+) => {
@@ -92,9 +95,40 @@ impl From<ResetCode> for VarInt {
     }
 }
 
+/// Why a connection ended, for a log line or a status. The peer may have chosen the words, so what
+/// could break a line or colour a terminal is left out.
+pub fn describe(error: &ConnectionError) -> String {
+    let text = match error {
+        ConnectionError::ApplicationClosed(close) if close.reason.is_empty() => {
+            ResetCode::from(close.error_code).label().into()
+        }
+        ConnectionError::ApplicationClosed(close) => {
+            String::from_utf8_lossy(&close.reason).into_owned()
+        }
+        error => error.to_string(),
+    };
+    text.chars().filter(|c| !c.is_control()).take(MAX_DESCRIPTION).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_cannot_write_lines_of_its_own_into_a_log() {
+        let closed = |reason: &[u8]| {
+            ConnectionError::ApplicationClosed(quinn::ApplicationClose {
+                error_code: ResetCode::Draining.into(),
+                reason: reason.to_vec().into(),
+            })
+        };
+        assert_eq!(
+            describe(&closed(b"bye\r\nINFO all is well\x1b[31m")),
+            "byeINFO all is well[31m"
+        );
+        assert_eq!(describe(&closed(b"")), "draining");
+        assert_eq!(describe(&closed(&[b'a'; 1000])).len(), MAX_DESCRIPTION);
+    }
 
     #[test]
     fn codes_come_back_from_the_wire() {

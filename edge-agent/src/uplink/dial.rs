@@ -7,6 +7,7 @@ use anyhow::Context;
 use quinn::{Connection, ConnectionError, Endpoint};
 use sealpost_tunnel::control::Hello;
 use sealpost_tunnel::greeting::{Control, GreetingError};
+use sealpost_tunnel::reset::describe;
 use sealpost_tunnel::{Identity, ResetCode, quic};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -127,15 +128,8 @@ impl Dialer {
                     self.identity.public()
                 )
             }
-            ConnectionError::ApplicationClosed(close) => {
-                let reason = String::from_utf8_lossy(&close.reason).into_owned();
-                match (ResetCode::from(close.error_code), reason) {
-                    (code, reason) if reason.is_empty() => code.label().into(),
-                    (_, reason) => reason,
-                }
-            }
             ConnectionError::TimedOut => NO_ANSWER.into(),
-            error => error.to_string(),
+            error => describe(error),
         }
     }
 }

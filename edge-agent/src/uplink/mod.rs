@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use sealpost_tunnel::ResetCode;
+use sealpost_tunnel::reset::describe;
 use sealpost_tunnel::stream::TunnelStream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -120,7 +121,7 @@ impl Uplink {
                             drop(token);
                         });
                     }
-                    Err(reason) => return reason.to_string(),
+                    Err(reason) => return describe(&reason),
                 },
                 left = control.peer_leaves(), if !relay_leaves => match left {
                     // It takes no new senders; what is open goes on until it closes.
@@ -145,7 +146,7 @@ impl Uplink {
             }
             // Streams that the relay opened before it heard of our leaving are not taken; it
             // offers them elsewhere.
-            reason = refuse_streams(&connection) => reason.to_string(),
+            reason = refuse_streams(&connection) => describe(&reason),
         }
     }
 
