@@ -17,7 +17,7 @@ use crate::registry::{BoxRecord, Snapshot};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    hostname: Spanned<MxName>,
+    hostname: MxName,
     state: PathBuf,
     smtp: Listen,
     tunnel: Listen,
@@ -199,7 +199,7 @@ impl Config {
                 privacy: Privacy::new(file.log.client_addresses, file.log.sessions),
             },
             settings: Settings {
-                hostname: file.hostname.into_inner().to_string(),
+                hostname: file.hostname.to_string(),
                 limits: file.limits.map(Spanned::into_inner).unwrap_or_default(),
             },
             boxes,

@@ -304,8 +304,10 @@ async fn linger(tcp: &TcpStream) {
     }
 }
 
-/// Whether the TCP peer ended with a FIN, after everything before it was read and dropped.
-async fn discard(tcp: &TcpStream) -> bool {
+/// Whether the TCP peer ended with a FIN, after everything before it was read and dropped. To be
+/// awaited, for a bounded time, before a connection is closed whose peer may still be sending:
+/// closing a socket with unread bytes sends RST, which destroys what the peer has not read yet.
+pub async fn discard(tcp: &TcpStream) -> bool {
     // On the heap, as every idle splice would own a buffer of its future.
     let mut sink = vec![0; 4096];
     loop {

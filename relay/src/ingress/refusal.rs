@@ -1,9 +1,9 @@
 //! How a session ends that got no stream: the last words to the sender, in the form that it
 //! understands at that point.
 
-use std::io;
 use std::time::Duration;
 
+use sealpost_tunnel::splice::discard;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -52,20 +52,11 @@ impl Refusal {
     }
 }
 
-/// Says the last words, ends, and gives the peer a moment to take them: closing a socket with
-/// unread bytes sends RST, which would destroy them.
+/// Says the last words, ends, and gives the peer a moment to take them.
 async fn goodbye(mut tcp: TcpStream, words: &[u8]) {
     let _ = timeout(GOODBYE, async {
-        tcp.write_all(words).await?;
-        tcp.shutdown().await?;
-        let mut sink = vec![0; 4096];
-        loop {
-            tcp.readable().await?;
-            match tcp.try_read(&mut sink) {
-                Ok(0) => return io::Result::Ok(()),
-                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
-                _ => {}
-            }
+        if tcp.write_all(words).await.is_ok() && tcp.shutdown().await.is_ok() {
+            discard(&tcp).await;
         }
     })
     .await;
