@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 fn run(arguments: &[&str], config: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sealpost-relay"))
@@ -83,4 +86,59 @@ fn an_admin_address_that_others_reach_is_refused() {
     let output = run(&["run"], &path);
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("is not loopback"), "{error}");
+}
+
+/// Sends `signal` to `child`.
+fn signal(child: &Child, signal: &str) {
+    let sent = Command::new("kill").arg(format!("-{signal}")).arg(child.id().to_string()).status();
+    assert!(sent.unwrap().success());
+}
+
+#[test]
+fn a_drain_waits_for_a_session_until_a_second_request_to_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = "admin.listen = \"127.0.0.1:0\"\nlog.format = \"json\"\n";
+    let path = config(dir.path(), more);
+    let mut relay = Command::new(env!("CARGO_BIN_EXE_sealpost-relay"))
+        .args(["run", "--config"])
+        .arg(&path)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(relay.stderr.take().unwrap()).lines();
+    let mut next = || -> serde_json::Value {
+        serde_json::from_str(&log.next().expect("the relay ended").unwrap()).unwrap()
+    };
+    let mut addresses = BTreeMap::new();
+    while addresses.len() < 3 {
+        let event = next();
+        if event["message"] == "listening" {
+            let service = event["service"].as_str().unwrap().to_owned();
+            let address: SocketAddr = event["address"].as_str().unwrap().parse().unwrap();
+            addresses.insert(service, address);
+        }
+    }
+    // Past STARTTLS a drain leaves a session its time, here the 10 s for the ClientHello.
+    let mut sender = TcpStream::connect(addresses["smtp"]).unwrap();
+    let mut reply = [0; 128];
+    assert!(sender.read(&mut reply).unwrap() > 0);
+    sender.write_all(b"STARTTLS\r\n").unwrap();
+    assert!(sender.read(&mut reply).unwrap() > 0);
+    signal(&relay, "TERM");
+    let mut until = |message: &str| {
+        while !next()["message"].as_str().unwrap().starts_with(message) {}
+    };
+    until("draining");
+    // A reload is no second request to stop.
+    signal(&relay, "HUP");
+    for _ in 0..20 {
+        let mut health = TcpStream::connect(addresses["admin"]).unwrap();
+        health.write_all(b"GET /livez HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        health.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("alive\n"), "{answer}");
+    }
+    signal(&relay, "TERM");
+    until("leaving at once");
+    assert!(relay.wait().unwrap().success());
 }
