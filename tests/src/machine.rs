@@ -49,8 +49,7 @@ exec unshare --pid --fork --kill-child sh -c '
 set -e
 read -r pid rest < /proc/self/stat   # /proc is still that of the world outside
 mount -t proc proc proc
-echo "$pid"
-exec chroot . sh -c "while read -r line; do :; done"
+exec chroot . sh -c "echo $pid; while read -r line; do :; done"
 '
 "#;
 
