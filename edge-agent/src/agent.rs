@@ -1,9 +1,8 @@
 //! Puts the agent together: bind, run, reload, drain.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -11,7 +10,7 @@ use axum::routing::get;
 use sealpost_daemon::config::LoopbackAddr;
 use sealpost_daemon::health::Health;
 use sealpost_daemon::signals::{Request, Signals, systemd};
-use sealpost_tunnel::{Identity, PublicKey, ResetCode};
+use sealpost_tunnel::PublicKey;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,11 +19,11 @@ use tracing::{error, info, warn};
 use crate::config::{Config, Fixed, Relay};
 use crate::deliver::Deliveries;
 use crate::metrics::Metrics;
+use crate::reach::Sockets;
+use crate::registration::keys::Keys;
+use crate::registration::pins::Pins;
 use crate::status::{RelayStatus, ServiceStatus, Status};
 use crate::uplink::{Dialer, Uplink};
-
-/// How long relays may take to acknowledge that the agent is gone.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// An agent that is bound and not yet running.
 pub struct Agent {
@@ -37,31 +36,26 @@ pub struct Agent {
 
 /// What status and reload look at.
 struct Shared {
-    key: PublicKey,
+    keys: Arc<Keys>,
     deliveries: Arc<Deliveries>,
     uplinks: ArcSwap<Vec<Arc<Uplink>>>,
-}
-
-/// The file with the box's identity.
-pub fn key_path(state: &Path) -> PathBuf {
-    state.join("agent.key")
 }
 
 impl Agent {
     /// Loads the key and opens sockets.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
         let fixed = config.fixed.clone();
-        let identity = Identity::load_or_create(&key_path(&fixed.state))?;
-        info!(key = %identity.public(), "box");
+        let keys = Arc::new(Keys::open(&fixed.state)?);
+        info!(key = %keys.last(), "box");
         let metrics = Metrics::new()?;
         let limits = &fixed.limits;
         let deliveries = Deliveries::new(metrics.clone(), limits.sessions, limits.idle);
         let shared = Arc::new(Shared {
-            key: identity.public(),
+            keys: keys.clone(),
             deliveries: Arc::new(deliveries),
             uplinks: ArcSwap::default(),
         });
-        let dialer = Dialer::bind(identity)?;
+        let dialer = Dialer::new(Sockets::bind()?, keys, Pins::new(&fixed.state));
         let health = Self::health(fixed.admin, &shared, &metrics).await?;
         info!(service = "admin", address = %health.local_addr()?, "listening");
         Ok(Self { fixed, shared, dialer, health, config })
@@ -93,7 +87,7 @@ impl Agent {
 
     /// The key that relays must know.
     pub fn key(&self) -> PublicKey {
-        self.shared.key
+        self.shared.keys.last()
     }
 
     /// Serves until told to stop by a signal, then drains. `config_path` is read on SIGHUP.
@@ -135,10 +129,7 @@ impl Agent {
         }
         stop.cancel();
         let _ = serving.await;
-        for endpoint in dialer.endpoints() {
-            endpoint.close(ResetCode::Draining.into(), b"the box leaves");
-            let _ = timeout(LAST_WORDS, endpoint.wait_idle()).await;
-        }
+        dialer.sockets().close("the box leaves").await;
         info!("stopped");
         Ok(())
     }
@@ -175,7 +166,7 @@ impl Shared {
     fn status(&self) -> Status {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            key: self.key.to_string(),
+            key: self.keys.last().to_string(),
             relays: self.uplinks.load().iter().map(|uplink| RelayStatus::of(uplink)).collect(),
             services: self.deliveries.services.all().iter().map(|s| ServiceStatus::of(s)).collect(),
         }

@@ -5,44 +5,10 @@ use std::time::Duration;
 
 use sealpost_daemon::config::{ConfigError, LoopbackAddr, Source};
 use sealpost_daemon::logging::{Format, Level};
-use sealpost_tunnel::{PublicKey, ServiceName};
+pub use sealpost_tunnel::HostPort;
+use sealpost_tunnel::{PublicKey, RelayRef, ServiceName};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
-
-/// A host name or address with a port, for example `relay.example.net:4433`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct HostPort(String);
-
-impl HostPort {
-    /// As text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for HostPort {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let port = text.rsplit_once(':').filter(|(host, _)| {
-            // More than one colon is an IPv6 address, which needs brackets.
-            !host.is_empty() && (!host.contains(':') || host.starts_with('['))
-        });
-        match port.and_then(|(_, port)| port.parse::<u16>().ok()) {
-            Some(1..) => Ok(Self(text)),
-            _ => Err(format!(
-                "`{text}` is not HOST:PORT, such as `relay.example.net:4433` or `[2001:db8::1]:4433`"
-            )),
-        }
-    }
-}
-
-impl From<HostPort> for String {
-    fn from(value: HostPort) -> Self {
-        value.0
-    }
-}
 
 /// The file as it is written.
 #[derive(Debug, Deserialize)]
@@ -116,6 +82,13 @@ pub struct Relay {
     /// as a mail server may trust such senders.
     #[serde(default)]
     pub private_senders: bool,
+}
+
+impl Relay {
+    /// How to reach it.
+    pub fn reference(&self) -> RelayRef {
+        RelayRef { addresses: self.addresses.clone(), key: self.key }
+    }
 }
 
 /// `[[service]]`

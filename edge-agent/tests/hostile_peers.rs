@@ -16,7 +16,7 @@ use sealpost_daemon::signals::Signals;
 use sealpost_tunnel::control::Hello;
 use sealpost_tunnel::greeting::Control;
 use sealpost_tunnel::restart_keys::RestartKeys;
-use sealpost_tunnel::{EhloName, Identity, PublicKey, ResetCode, SessionId, StreamHeader, quic};
+use sealpost_tunnel::{EhloName, Identity, ResetCode, SessionId, StreamHeader, quic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -36,13 +36,9 @@ impl Fixture {
     /// An agent whose service `smtp` is at `address`.
     async fn new(address: SocketAddr, proxy: &str) -> Self {
         let relay = Identity::ephemeral();
-        let endpoint = quic::relay_endpoint(
-            "127.0.0.1:0".parse().unwrap(),
-            &relay,
-            |_: &PublicKey| true,
-            &RestartKeys::ephemeral(),
-        )
-        .unwrap();
+        let endpoint =
+            quic::relay_endpoint("127.0.0.1:0".parse().unwrap(), &relay, &RestartKeys::ephemeral())
+                .unwrap();
         let state = tempfile::tempdir().unwrap();
         let text = format!(
             "state = {:?}\nadmin.listen = \"127.0.0.1:0\"\n\

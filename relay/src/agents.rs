@@ -1,26 +1,28 @@
 //! The QUIC side: boxes connect, prove their key, say hello, and stay.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, Endpoint, Incoming};
 use sealpost_tunnel::control::Hello;
-use sealpost_tunnel::greeting::{Control, GreetingError};
+use sealpost_tunnel::greeting::{self, Control, GreetingError};
+use sealpost_tunnel::pins::Use;
 use sealpost_tunnel::quic::{self, MAX_INCOMING, RETRY_ABOVE};
 use sealpost_tunnel::reset::describe;
 use sealpost_tunnel::restart_keys::RestartKeys;
-use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{Identity, PublicKey, ResetCode};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use crate::boxes::Boxes;
+use crate::boxes::{Boxes, Event};
 use crate::metrics::Metrics;
 use crate::privacy::Privacy;
+use crate::registrar::Desk;
 use crate::registry::Registry;
 
 /// From the first packet of a box to its hello; TLS and one round trip.
@@ -41,6 +43,10 @@ pub struct Agents {
     pub draining: CancellationToken,
     /// What log lines may tell, of which boxes are told.
     pub privacy: Privacy,
+    /// Where boxes and those that want to be boxes ask.
+    pub desk: Arc<Desk>,
+    /// Who connected since the registry was last told.
+    pub seen: Mutex<HashSet<PublicKey>>,
 }
 
 /// One UDP address at which boxes connect.
@@ -49,15 +55,10 @@ pub struct AgentListener {
 }
 
 impl AgentListener {
-    /// Binds `address`; admits the boxes that the registry knows at the time of each handshake.
-    pub fn bind(
-        address: SocketAddr,
-        identity: &Identity,
-        keys: &RestartKeys,
-        registry: Arc<Registry>,
-    ) -> io::Result<Self> {
-        let admission = move |key: &PublicKey| registry.snapshot().by_key(key).is_some();
-        Ok(Self { endpoint: quic::relay_endpoint(address, identity, admission, keys)? })
+    /// Binds `address`. Every key may finish the handshake; what it may do then is decided by what
+    /// the registry knows of it.
+    pub fn bind(address: SocketAddr, identity: &Identity, keys: &RestartKeys) -> io::Result<Self> {
+        Ok(Self { endpoint: quic::relay_endpoint(address, identity, keys)? })
     }
 
     /// The bound address.
@@ -97,8 +98,12 @@ impl AgentListener {
                 let greeted = timeout(HANDSHAKE, greet(&agents, incoming)).await;
                 drop(token);
                 match greeted {
-                    Ok(Some((connection, control, key))) => {
+                    Ok(Some(Greeted::Tunnel(connection, control, key))) => {
                         stay(&agents, connection, control, key).await;
+                    }
+                    Ok(Some(Greeted::Question(connection, key))) => {
+                        agents.metrics.tunnel("question");
+                        agents.desk.serve(&connection, key).await;
                     }
                     Ok(None) => {}
                     Err(_) => {
@@ -111,21 +116,36 @@ impl AgentListener {
     }
 }
 
-async fn greet(agents: &Agents, incoming: Incoming) -> Option<(Connection, Control, PublicKey)> {
+/// What a connection turned out to be for.
+enum Greeted {
+    /// Mail.
+    Tunnel(Connection, Control, PublicKey),
+    /// Asking the registry.
+    Question(Connection, PublicKey),
+}
+
+async fn greet(agents: &Agents, incoming: Incoming) -> Option<Greeted> {
     let address = agents.privacy.shown(incoming.remote_address().ip());
     let connection = match incoming.await {
         Ok(connection) => connection,
         Err(error) => {
-            // Mostly a key that is not known here; the peer is told by a TLS alert.
             agents.metrics.tunnel("handshake-failed");
             debug!(%address, error = describe(&error), "a box was not admitted");
             return None;
         }
     };
     let key = quic::peer_key(&connection)?;
+    match quic::purpose(&connection)? {
+        Use::Registry => return Some(Greeted::Question(connection, key)),
+        Use::Tunnel => {}
+    }
+    // Before the hello, so that the box does not believe that it has a tunnel.
+    if !admitted(agents, &connection, &key) {
+        return None;
+    }
     let ours = Hello { capabilities: agents.privacy.capabilities(), ..Hello::ours(SOFTWARE) };
     match Control::accept(&connection, &ours).await {
-        Ok(control) => Some((connection, control, key)),
+        Ok(control) => Some(Greeted::Tunnel(connection, control, key)),
         Err(error) => {
             let (outcome, code) = match error {
                 GreetingError::Version { .. } => ("version", ResetCode::Version),
@@ -139,28 +159,48 @@ async fn greet(agents: &Agents, incoming: Incoming) -> Option<(Connection, Contr
     }
 }
 
+/// Whether a box with `key` may have a tunnel; it is told if not.
+fn admitted(agents: &Agents, connection: &Connection, key: &PublicKey) -> bool {
+    let snapshot = agents.registry.snapshot();
+    if snapshot.by_key(key).is_some() {
+        return true;
+    }
+    let (code, words) = if snapshot.is_retired(key) {
+        (ResetCode::Revoked, "the key of this box was revoked or replaced")
+    } else {
+        (ResetCode::UnknownBox, "no box with this key is known here")
+    };
+    agents.metrics.tunnel("refused");
+    debug!(%key, reason = code.label(), "a box was not admitted");
+    connection.close(code.into(), words.as_bytes());
+    false
+}
+
 /// From hello to goodbye. While nothing happens this task waits and owns no buffer.
 async fn stay(agents: &Agents, connection: Connection, mut control: Control, key: PublicKey) {
-    // It may have been revoked since the handshake began.
-    let Some(record) = agents.registry.snapshot().by_key(&key).cloned() else {
-        agents.metrics.tunnel("refused");
-        connection.close(ResetCode::Revoked.into(), b"this box is not known here");
+    let id = agents.boxes.connect(key, connection.clone(), &control.peer.software);
+    // Only now: whoever is revoked from here on is cut, as it stands in `boxes`.
+    if !admitted(agents, &connection, &key) {
+        agents.boxes.disconnect(key, id);
         return;
-    };
-    let id = agents.boxes.connect(key, connection.clone());
+    }
+    let record = agents.registry.snapshot().by_key(&key).cloned();
+    let name = record.map(|record| record.name.clone()).unwrap_or_default();
+    agents.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
     agents.metrics.tunnel("connected");
-    let (name, software) = (record.name.as_str(), control.peer.software.clone());
+    let (name, software) = (name.as_str(), control.peer.software.clone());
     let address = agents.privacy.shown(connection.remote_address().ip());
     info!(r#box = name, %address, software, "box connected");
 
     let place = agents.boxes.place(key);
     // The newest tunnel that this one has been compared with.
     let mut newest = id;
+    let mut news = place.news();
     let (mut peer_leaves, mut told) = (false, false);
     let reason = loop {
         tokio::select! {
             reason = connection.closed() => break reason,
-            left = control.peer_leaves(), if !peer_leaves => {
+            left = leaves(&mut control), if !peer_leaves => {
                 // A box that leaves closes when its streams have ended.
                 peer_leaves = true;
                 agents.boxes.disconnect(key, id);
@@ -173,14 +213,19 @@ async fn stay(agents: &Agents, connection: Connection, mut control: Control, key
                 told = true;
                 let _ = control.say_leaving().await;
             }
-            // Agents open no other streams in this version. What they would send on one must not
-            // fill the window of the connection.
-            Ok((send, recv)) = connection.accept_bi() => {
-                TunnelStream::new(send, recv).abort(ResetCode::ServiceUnknown);
-            }
+            // What a box asks of the registry.
+            Ok((send, recv)) = connection.accept_bi() => agents.desk.take(key, send, recv),
             // A box dials anew when it lost its tunnel, or was killed and started again: what it
             // left here would keep senders waiting until the idle timeout.
-            newer = place.tunnel_after(newest), if !peer_leaves => {
+            event = place.event_after(newest, news), if !peer_leaves => {
+                let newer = match event {
+                    Event::News(heard) => {
+                        news = heard;
+                        let _ = control.say_news().await;
+                        continue;
+                    }
+                    Event::Newer(newer) => newer,
+                };
                 newest = newer.id;
                 if !answers(&connection, &mut control).await {
                     connection.close(ResetCode::Replaced.into(), b"the box has a newer tunnel");
@@ -192,6 +237,17 @@ async fn stay(agents: &Agents, connection: Connection, mut control: Control, key
     agents.boxes.disconnect(key, id);
     agents.metrics.tunnel("ended");
     info!(r#box = name, reason = describe(&reason), "box gone");
+}
+
+/// Waits until the box says that it leaves.
+async fn leaves(control: &mut Control) -> Result<(), GreetingError> {
+    loop {
+        match control.next_event().await? {
+            greeting::Event::Leaving => return Ok(()),
+            // It is for relays to say.
+            greeting::Event::News => {}
+        }
+    }
 }
 
 /// Whether the box is still at the other end of an old tunnel.

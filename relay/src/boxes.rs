@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use dashmap::DashMap;
 use quinn::Connection;
@@ -25,8 +26,24 @@ pub struct Boxes {
 
 /// One box: its tunnels, newest first, and how many sessions it has.
 pub struct Place {
-    tunnels: watch::Sender<Vec<Tunnel>>,
+    events: watch::Sender<Events>,
     sessions: AtomicUsize,
+}
+
+/// What those who wait at a place wait for.
+#[derive(Default)]
+struct Events {
+    tunnels: Vec<Tunnel>,
+    /// Counts changes in the registry that the box should hear of.
+    news: u64,
+}
+
+/// What a tunnel hears of at its place.
+pub enum Event {
+    /// There is a newer tunnel.
+    Newer(Tunnel),
+    /// The registry holds something else about the box; how often that happened.
+    News(u64),
 }
 
 /// One connection of a box.
@@ -36,6 +53,22 @@ pub struct Tunnel {
     pub id: u64,
     /// The connection.
     pub connection: Connection,
+    /// Since when it is there.
+    pub since: Instant,
+    /// What the agent calls itself.
+    pub software: Arc<str>,
+}
+
+/// A box that has a tunnel, as the operator sees it.
+pub struct Connected {
+    /// Who it is.
+    pub key: PublicKey,
+    /// Its newest tunnel.
+    pub newest: Tunnel,
+    /// How many it has.
+    pub tunnels: usize,
+    /// Its open sessions.
+    pub sessions: usize,
 }
 
 /// One session of a box; ends when dropped.
@@ -48,13 +81,14 @@ impl Boxes {
     }
 
     /// Adds a tunnel of the box with `key`, from now on the preferred one; returns its id.
-    pub fn connect(&self, key: PublicKey, connection: Connection) -> u64 {
+    pub fn connect(&self, key: PublicKey, connection: Connection, software: &str) -> u64 {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.place(key).tunnels.send_modify(|tunnels| {
+        self.place(key).events.send_modify(|Events { tunnels, .. }| {
             if tunnels.is_empty() {
                 self.connected.fetch_add(1, Ordering::Relaxed);
             }
-            tunnels.insert(0, Tunnel { id, connection });
+            let (since, software) = (Instant::now(), software.into());
+            tunnels.insert(0, Tunnel { id, connection, since, software });
             for old in tunnels.drain(TUNNELS_PER_BOX.min(tunnels.len())..) {
                 old.connection.close(ResetCode::Replaced.into(), b"too many tunnels of this box");
             }
@@ -67,7 +101,7 @@ impl Boxes {
         let Some(place) = self.places.get(&key).map(|entry| entry.clone()) else {
             return;
         };
-        place.tunnels.send_if_modified(|tunnels| {
+        place.events.send_if_modified(|Events { tunnels, .. }| {
             let before = tunnels.len();
             tunnels.retain(|tunnel| tunnel.id != id);
             if before > 0 && tunnels.is_empty() {
@@ -78,7 +112,7 @@ impl Boxes {
         // The map's own reference and ours: nobody waits, so the place can go.
         drop(place);
         self.places.remove_if(&key, |_, place| {
-            Arc::strong_count(place) == 1 && place.tunnels.borrow().is_empty()
+            Arc::strong_count(place) == 1 && place.events.borrow().tunnels.is_empty()
         });
     }
 
@@ -87,9 +121,26 @@ impl Boxes {
         let Some(place) = self.places.get(&key).map(|entry| entry.clone()) else {
             return;
         };
-        for tunnel in place.tunnels.borrow().iter() {
+        for tunnel in &place.events.borrow().tunnels {
             tunnel.connection.close(ResetCode::Revoked.into(), b"this box is no longer known here");
         }
+    }
+
+    /// Tells a box, if it is connected, that the registry holds something else about it.
+    pub fn tell(&self, key: PublicKey) {
+        if let Some(place) = self.places.get(&key).map(|entry| entry.clone()) {
+            place.events.send_modify(|events| events.news += 1);
+        }
+    }
+
+    /// All boxes that have a tunnel, in no order.
+    pub fn all(&self) -> impl Iterator<Item = Connected> {
+        self.places.iter().filter_map(|entry| {
+            let events = entry.events.borrow();
+            let newest = events.tunnels.first()?.clone();
+            let (tunnels, sessions) = (events.tunnels.len(), entry.sessions());
+            Some(Connected { key: *entry.key(), newest, tunnels, sessions })
+        })
     }
 
     /// How many boxes have a tunnel.
@@ -100,7 +151,7 @@ impl Boxes {
 
 impl Default for Place {
     fn default() -> Self {
-        Self { tunnels: watch::Sender::new(Vec::new()), sessions: AtomicUsize::new(0) }
+        Self { events: watch::Sender::default(), sessions: AtomicUsize::new(0) }
     }
 }
 
@@ -115,22 +166,42 @@ impl Place {
         self.tunnel_where(|tunnel| tunnel.id > id).await
     }
 
-    async fn tunnel_where(&self, wanted: impl Fn(&Tunnel) -> bool) -> Tunnel {
-        let mut tunnels = self.tunnels.subscribe();
-        loop {
-            let found = tunnels
-                .borrow_and_update()
-                .iter()
-                .find(|tunnel| wanted(tunnel) && tunnel.connection.close_reason().is_none())
-                .cloned();
-            if let Some(tunnel) = found {
-                return tunnel;
+    /// How many news there were until now.
+    pub fn news(&self) -> u64 {
+        self.events.borrow().news
+    }
+
+    /// What happened since the tunnel `id` came and `news` were heard, waiting for something.
+    pub async fn event_after(&self, id: u64, news: u64) -> Event {
+        self.wait(|events| {
+            if events.news > news {
+                return Some(Event::News(events.news));
             }
-            if tunnels.changed().await.is_err() {
+            events.alive().find(|tunnel| tunnel.id > id).cloned().map(Event::Newer)
+        })
+        .await
+    }
+
+    async fn tunnel_where(&self, wanted: impl Fn(&Tunnel) -> bool) -> Tunnel {
+        self.wait(|events| events.alive().find(|tunnel| wanted(tunnel)).cloned()).await
+    }
+
+    async fn wait<T>(&self, look: impl Fn(&Events) -> Option<T>) -> T {
+        let mut events = self.events.subscribe();
+        loop {
+            if let Some(found) = look(&events.borrow_and_update()) {
+                return found;
+            }
+            if events.changed().await.is_err() {
                 // The sender lives in `self`.
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// How many sessions the box has.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
     }
 
     /// A place among the at most `limit` sessions of the box.
@@ -141,6 +212,12 @@ impl Place {
             })
             .ok()?;
         Some(SessionPermit(self.clone()))
+    }
+}
+
+impl Events {
+    fn alive(&self) -> impl Iterator<Item = &Tunnel> {
+        self.tunnels.iter().filter(|tunnel| tunnel.connection.close_reason().is_none())
     }
 }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use sealpost_daemon::config::{ConfigError, LoopbackAddr, Source};
 use sealpost_daemon::logging::{Format, Level};
-use sealpost_tunnel::{MxName, PublicKey};
+use sealpost_tunnel::{DomainName, HostPort, MxName};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::privacy::{ClientAddresses, Privacy, Sessions};
-use crate::registry::{BoxRecord, Snapshot};
+use crate::proof::ProofSettings;
+use crate::registry::OwnPrefix;
 
 /// The file as it is written.
 #[derive(Debug, Deserialize)]
@@ -19,22 +20,94 @@ use crate::registry::{BoxRecord, Snapshot};
 struct File {
     hostname: MxName,
     state: PathBuf,
-    smtp: Listen,
-    tunnel: Listen,
+    #[serde(default)]
+    registry: Option<RegistryUrl>,
+    #[serde(default)]
+    box_domain: Option<DomainName>,
+    #[serde(default)]
+    own_prefix: Option<OwnPrefix>,
+    smtp: Smtp,
+    tunnel: Tunnel,
+    #[serde(default)]
+    proof: Proof,
     #[serde(default)]
     admin: Admin,
     #[serde(default)]
     log: Log,
     #[serde(default)]
     limits: Option<Spanned<Limits>>,
-    #[serde(default, rename = "box")]
-    boxes: Vec<Spanned<BoxEntry>>,
+}
+
+/// The URL of a PostgreSQL database. It may hold a password, so it is not shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct RegistryUrl(String);
+
+impl RegistryUrl {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for RegistryUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return Ok(Self(text));
+        }
+        Err("a registry is a URL such as `postgres://sealpost@db.example.net/sealpost`; leave the \
+             line out for a file in the state directory"
+            .into())
+    }
+}
+
+impl std::fmt::Debug for RegistryUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("postgres://…")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Listen {
+struct Smtp {
     listen: Vec<SocketAddr>,
+    /// Where senders find this relay, for the boxes' DNS records.
+    #[serde(default)]
+    announce: Vec<IpAddr>,
+}
+
+/// `[tunnel]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tunnel {
+    listen: Vec<SocketAddr>,
+    /// Where invites say that boxes find this relay.
+    #[serde(default)]
+    announce: Vec<HostPort>,
+}
+
+/// `[proof]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Proof {
+    resolvers: Vec<SocketAddr>,
+    trust_anchor: Option<PathBuf>,
+    private_servers: bool,
+    #[serde(with = "humantime_serde")]
+    every: Duration,
+}
+
+impl Default for Proof {
+    fn default() -> Self {
+        Self {
+            resolvers: Vec::new(),
+            trust_anchor: None,
+            private_servers: false,
+            every: Duration::from_secs(24 * 60 * 60),
+        }
+    }
 }
 
 /// `[admin]`
@@ -42,11 +115,12 @@ struct Listen {
 #[serde(deny_unknown_fields, default)]
 struct Admin {
     listen: LoopbackAddr,
+    socket: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: LoopbackAddr::on_port(9025) }
+        Self { listen: LoopbackAddr::on_port(9025), socket: None }
     }
 }
 
@@ -108,23 +182,11 @@ impl Default for Limits {
     }
 }
 
-/// `[[box]]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BoxEntry {
-    name: String,
-    key: PublicKey,
-    #[serde(default)]
-    mx: Vec<MxName>,
-    #[serde(default)]
-    addresses: Vec<IpAddr>,
-}
-
 /// What may change while the relay runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The relay's own name, said in its greeting.
-    pub hostname: String,
+    pub hostname: MxName,
     /// Bounds.
     pub limits: Limits,
 }
@@ -140,6 +202,22 @@ pub struct Fixed {
     pub tunnel: Vec<SocketAddr>,
     /// HTTP address for the operator.
     pub admin: LoopbackAddr,
+    /// Unix socket for the operator's commands.
+    pub socket: PathBuf,
+    /// The database, if it is not a file in `state`.
+    pub registry: Option<RegistryUrl>,
+    /// Each box has a name under this.
+    pub box_domain: Option<DomainName>,
+    /// Each box has an address out of this.
+    pub own_prefix: Option<OwnPrefix>,
+    /// Where boxes find the relay, for invites.
+    pub announce: Vec<HostPort>,
+    /// Where senders find the relay, for the boxes' DNS records.
+    pub shared: Vec<IpAddr>,
+    /// How proofs of domains are looked up.
+    pub proof: ProofSettings,
+    /// How often they are repeated.
+    pub proof_every: Duration,
     /// Form of log lines.
     pub log_format: Format,
     /// Level of log lines.
@@ -154,8 +232,6 @@ pub struct Config {
     pub fixed: Fixed,
     /// What may change while the relay runs.
     pub settings: Settings,
-    /// The boxes and what is theirs.
-    pub boxes: Snapshot,
 }
 
 impl Config {
@@ -170,41 +246,66 @@ impl Config {
         if let Some(limits) = &file.limits {
             check_limits(source, limits)?;
         }
-        for (list, what) in [(&file.smtp, "smtp"), (&file.tunnel, "tunnel")] {
-            if list.listen.is_empty() {
+        for (list, what) in [(&file.smtp.listen, "smtp"), (&file.tunnel.listen, "tunnel")] {
+            if list.is_empty() {
                 let message = format!("[{what}] listen names no address");
                 return Err(source.error(None, &message, Some("for example [\"[::]:25\"]")));
             }
         }
-        let spans: Vec<_> = file.boxes.iter().map(Spanned::span).collect();
-        let records = file
-            .boxes
-            .into_iter()
-            .map(|entry| {
-                let BoxEntry { name, key, mx, addresses } = entry.into_inner();
-                BoxRecord { name, key, mx, addresses }
-            })
-            .collect();
-        let boxes = Snapshot::build(records).map_err(|conflict| {
-            source.error(spans.get(conflict.index).cloned(), &conflict.to_string(), None)
-        })?;
+        if file.proof.every < MIN_EVERY {
+            let help = "leave the line out for once a day";
+            return Err(source.error(None, "[proof] every is less than a minute", Some(help)));
+        }
+        let announce = if file.tunnel.announce.is_empty() {
+            announced(&file.hostname, &file.tunnel.listen)
+        } else {
+            file.tunnel.announce
+        };
+        let shared = if file.smtp.announce.is_empty() {
+            public(&file.smtp.listen)
+        } else {
+            file.smtp.announce
+        };
         Ok(Self {
             fixed: Fixed {
+                shared,
+                socket: file.admin.socket.unwrap_or_else(|| file.state.join("admin.sock")),
                 state: file.state,
+                registry: file.registry,
+                box_domain: file.box_domain,
+                own_prefix: file.own_prefix,
                 smtp: file.smtp.listen,
                 tunnel: file.tunnel.listen,
+                announce,
                 admin: file.admin.listen,
+                proof: ProofSettings {
+                    resolvers: file.proof.resolvers,
+                    trust_anchor: file.proof.trust_anchor,
+                    private_servers: file.proof.private_servers,
+                },
+                proof_every: file.proof.every,
                 log_format: file.log.format,
                 log_level: file.log.level,
                 privacy: Privacy::new(file.log.client_addresses, file.log.sessions),
             },
             settings: Settings {
-                hostname: file.hostname.to_string(),
+                hostname: file.hostname,
                 limits: file.limits.map(Spanned::into_inner).unwrap_or_default(),
             },
-            boxes,
         })
     }
+}
+
+/// The relay's own name, with the first port on which it waits for boxes.
+fn announced(hostname: &MxName, listen: &[SocketAddr]) -> Vec<HostPort> {
+    let port = listen.first().map_or(0, SocketAddr::port);
+    HostPort::try_from(format!("{hostname}:{port}")).into_iter().collect()
+}
+
+/// The listed addresses that others can connect to; none where the relay listens on all it has.
+fn public(listen: &[SocketAddr]) -> Vec<IpAddr> {
+    let ip = listen.iter().map(SocketAddr::ip);
+    ip.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()).collect()
 }
 
 fn check_limits(source: &Source, limits: &Spanned<Limits>) -> Result<(), ConfigError> {
@@ -227,11 +328,12 @@ fn check_limits(source: &Source, limits: &Spanned<Limits>) -> Result<(), ConfigE
 
 /// The most impatient sender known waits 30 s for an answer to its ClientHello.
 const MAX_PARK: Duration = Duration::from_secs(25);
+/// Name servers of others are not for polling.
+const MIN_EVERY: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sealpost_tunnel::Identity;
 
     const HEAD: &str = "hostname = \"relay.example\"\nstate = \"/tmp/x\"\n\
         smtp.listen = [\"127.0.0.1:0\"]\ntunnel.listen = [\"127.0.0.1:0\"]\n";
@@ -241,25 +343,30 @@ mod tests {
         Config::from_source(&source).map_err(|e| e.to_string())
     }
 
-    fn entry(name: &str, mx: &str) -> String {
-        let key = Identity::ephemeral().public();
-        format!("[[box]]\nname = \"{name}\"\nkey = \"{key}\"\nmx = [\"{mx}\"]\n")
-    }
-
     #[test]
     fn a_short_file_gets_the_defaults() {
-        let config = load(&entry("alice", "mx.alice.example")).unwrap();
-        assert_eq!(config.settings.limits, Limits::default());
-        assert_eq!(config.fixed.admin, LoopbackAddr::on_port(9025));
-        assert_eq!(config.boxes.boxes().count(), 1);
+        let Config { fixed, settings } = load("").unwrap();
+        assert_eq!(settings.limits, Limits::default());
+        assert_eq!(fixed.admin, LoopbackAddr::on_port(9025));
+        assert_eq!(fixed.socket, Path::new("/tmp/x/admin.sock"));
+        assert_eq!(fixed.proof_every, Duration::from_secs(86_400));
     }
 
     #[test]
-    fn a_name_of_two_boxes_shows_the_second() {
-        let twice = [entry("alice", "mx.a.example"), entry("bob", "mx.a.example")].concat();
-        let error = load(&twice).err().unwrap();
-        assert!(error.contains("relay.toml:9:") || error.contains("relay.toml:10:"), "{error}");
-        assert!(error.contains("`mx.a.example` belongs to two boxes"), "{error}");
+    fn invites_name_the_relay_by_its_own_name_unless_told_otherwise() {
+        let head =
+            HEAD.replace("tunnel.listen = [\"127.0.0.1:0\"]", "tunnel.listen = [\"[::]:4433\"]");
+        let source = Source::from_text("relay.toml", &head);
+        let announce = Config::from_source(&source).unwrap().fixed.announce;
+        assert_eq!(announce[0].as_str(), "relay.example:4433");
+        let told = load("tunnel.announce = [\"192.0.2.1:4433\"]\n").unwrap().fixed.announce;
+        assert_eq!(told[0].as_str(), "192.0.2.1:4433");
+    }
+
+    #[test]
+    fn the_password_of_the_registry_is_not_shown() {
+        let config = load("registry = \"postgres://relay:secret@db.example/x\"\n").unwrap();
+        assert!(!format!("{:?}", config.fixed).contains("secret"));
     }
 
     #[test]
@@ -268,14 +375,14 @@ mod tests {
             ("[limits]\nsesions = 1\n", ":6:", "did you mean `sessions`?"),
             ("[limits]\nsessions = 0\n", ":5:", "leave the line out"),
             ("[limits]\npark = \"60s\"\n", ":5:", "at most 25s"),
-            ("[[box]]\nname = \"a\"\nkey = \"x\"\n", ":7:", "ed25519:"),
+            ("registry = \"mysql://db/x\"\n", ":5:", "postgres://"),
+            ("own_prefix = \"2001:db8::/16\"\n", ":5:", "48 to 96"),
+            ("box_domain = \"a_b\"\n", ":5:", "not a"),
+            ("[proof]\nresolvers = [\"9.9.9.9\"]\n", ":6:", "socket address"),
             ("[log]\nlevel = \"loud\"\n", ":6:", "unknown variant"),
         ] {
             let error = load(more).err().unwrap();
             assert!(error.contains(place) && error.contains(word), "{error}");
         }
-        let key = Identity::ephemeral().public();
-        let entry = format!("[[box]]\nname = \"a\"\nkey = \"{key}\"\nmx = [\"a_b.example\"]\n");
-        assert!(load(&entry).err().unwrap().contains("not a host name"));
     }
 }

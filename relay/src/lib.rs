@@ -3,6 +3,7 @@
 //!
 //! [`ingress`] (senders) and [`agents`] (boxes) never import each other: they meet in [`boxes`].
 
+pub mod admin;
 pub mod agents;
 pub mod boxes;
 pub mod command;
@@ -11,6 +12,10 @@ pub mod ingress;
 pub mod metrics;
 mod prefix;
 pub mod privacy;
+pub mod proof;
+pub mod rechecks;
+pub mod registrar;
 pub mod registry;
 pub mod relay;
+pub mod relay_key;
 pub mod route;

@@ -2,12 +2,15 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use sealpost_daemon::metrics::{register, register_build_info};
+use sealpost_tunnel::request::RefusalCode;
 
 use crate::ingress::Outcome;
 
 /// How a box's connection attempt or connection ended.
-pub const TUNNEL_OUTCOMES: [&str; 6] =
-    ["connected", "handshake-failed", "greeting-failed", "version", "refused", "ended"];
+pub const TUNNEL_OUTCOMES: [&str; 7] =
+    ["connected", "handshake-failed", "greeting-failed", "version", "refused", "ended", "question"];
+/// How a look for the proof of a domain ended.
+pub const PROOF_OUTCOMES: [&str; 3] = ["found", "absent", "unclear"];
 
 /// The relay's counters; clones share them.
 #[derive(Clone)]
@@ -17,7 +20,12 @@ pub struct Metrics {
     bytes_in: IntCounter,
     bytes_out: IntCounter,
     tunnels: IntCounterVec,
+    requests: IntCounterVec,
+    proofs: IntCounterVec,
     reloads_failed: IntCounter,
+    registry_up: IntGauge,
+    registry_boxes: IntGauge,
+    registry_revision: IntGauge,
     open_sessions: IntGauge,
     connected_boxes: IntGauge,
 }
@@ -49,6 +57,32 @@ impl Metrics {
                     &["outcome"],
                 )?,
             )?,
+            requests: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("sealpost_relay_requests_total", "Requests of boxes by outcome"),
+                    &["outcome"],
+                )?,
+            )?,
+            proofs: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("sealpost_relay_proofs_total", "Repeated proofs of domains"),
+                    &["outcome"],
+                )?,
+            )?,
+            registry_up: register(
+                &registry,
+                IntGauge::new("sealpost_relay_registry_up", "Whether the registry can be read")?,
+            )?,
+            registry_boxes: register(
+                &registry,
+                IntGauge::new("sealpost_relay_registry_boxes", "Boxes that may connect")?,
+            )?,
+            registry_revision: register(
+                &registry,
+                IntGauge::new("sealpost_relay_registry_revision", "What this relay routes by")?,
+            )?,
             reloads_failed: register(
                 &registry,
                 IntCounter::new(
@@ -77,6 +111,12 @@ impl Metrics {
         for outcome in TUNNEL_OUTCOMES {
             metrics.tunnels.with_label_values(&[outcome]);
         }
+        for outcome in PROOF_OUTCOMES {
+            metrics.proofs.with_label_values(&[outcome]);
+        }
+        for outcome in RefusalCode::ALL.iter().map(|code| code.label()).chain(["done"]) {
+            metrics.requests.with_label_values(&[outcome]);
+        }
         Ok(metrics)
     }
 
@@ -99,6 +139,23 @@ impl Metrics {
     /// A box connected, failed to, or left; one of [`TUNNEL_OUTCOMES`].
     pub fn tunnel(&self, outcome: &'static str) {
         self.tunnels.with_label_values(&[outcome]).inc();
+    }
+
+    /// A box asked something; a label of [`RefusalCode`] or `done`.
+    pub fn request(&self, outcome: &'static str) {
+        self.requests.with_label_values(&[outcome]).inc();
+    }
+
+    /// A proof was looked for; one of [`PROOF_OUTCOMES`].
+    pub fn proof(&self, outcome: &'static str) {
+        self.proofs.with_label_values(&[outcome]).inc();
+    }
+
+    /// The state of the registry.
+    pub fn set_registry(&self, up: bool, boxes: usize, revision: u64) {
+        self.registry_up.set(i64::from(up));
+        self.registry_boxes.set(i64::try_from(boxes).unwrap_or(i64::MAX));
+        self.registry_revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
     }
 
     /// A configuration was refused on reload.

@@ -62,19 +62,23 @@ pub fn route<'a>(snapshot: &'a Snapshot, key: &RouteKey) -> Result<&'a Arc<BoxRe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::{Changed, Changes};
     use sealpost_tunnel::Identity;
 
     const OWN: &str = "2001:db8::a";
     const SHARED: &str = "198.51.100.1";
 
     fn snapshot() -> Snapshot {
-        let record = |name: &str, address: Option<&str>| BoxRecord {
+        let record = |id, name: &str, address: Option<&str>| BoxRecord {
+            id,
             name: name.into(),
             key: Identity::ephemeral().public(),
             mx: vec![format!("mx.{name}.example").parse().unwrap()],
             addresses: address.map(|a| a.parse().unwrap()).into_iter().collect(),
         };
-        Snapshot::build(vec![record("alice", Some(OWN)), record("bob", None)]).unwrap()
+        let boxes = vec![record(256, "alice", Some(OWN)), record(257, "bob", None)];
+        let boxes = boxes.into_iter().map(Changed::Active).collect();
+        Snapshot::default().after(Changes { revision: 1, boxes, ..Changes::default() }).0
     }
 
     fn routed(local: &str, sni: Sni) -> Result<String, NoRoute> {

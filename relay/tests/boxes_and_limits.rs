@@ -12,9 +12,11 @@ use quinn::Connection;
 use sealpost_daemon::config::Source;
 use sealpost_daemon::signals::Signals;
 use sealpost_relay::config::Config;
+use sealpost_relay::registry::Database;
 use sealpost_relay::relay::Relay;
 use sealpost_tunnel::control::{Hello, Message};
-use sealpost_tunnel::greeting::Control;
+use sealpost_tunnel::greeting::{Control, Event};
+use sealpost_tunnel::pins::{Pin, Use};
 use sealpost_tunnel::{Identity, PublicKey, ResetCode, StreamHeader, quic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -23,28 +25,27 @@ use tokio::time::{sleep, timeout};
 const PATIENCE: Duration = Duration::from_secs(10);
 const HELLO: &[u8] = include_bytes!("../../tests/hellos/openssl-3-sni.bin");
 
-/// A running relay that knows one box, `home`.
+/// A running relay that knows one box, called `mx`, with the name mx.home.example.
 struct Fixture {
     key: PublicKey,
     home: Identity,
     smtp: SocketAddr,
     tunnel: SocketAddr,
     admin: SocketAddr,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 impl Fixture {
-    async fn new(limits: &str, addresses: &str) -> Self {
+    async fn new(limits: &str, addresses: &[&str]) -> Self {
         let state = tempfile::tempdir().unwrap();
         let home = Identity::ephemeral();
         let text = format!(
             "hostname = \"relay.example\"\nstate = {:?}\nsmtp.listen = [\"127.0.0.1:0\"]\n\
              tunnel.listen = [\"127.0.0.1:0\"]\nadmin.listen = \"127.0.0.1:0\"\n\
-             limits = {{ {limits} }}\n[[box]]\nname = \"home\"\nkey = \"{}\"\n\
-             mx = [\"mx.home.example\"]\naddresses = [{addresses}]\n",
+             box_domain = \"home.example\"\nlimits = {{ {limits} }}\n",
             state.path(),
-            home.public(),
         );
+        register(state.path(), home.public(), addresses).await;
         let config = Config::from_source(&Source::from_text("relay.toml", &text));
         let relay = Relay::bind(config.unwrap()).await.unwrap();
         let fixture = Self {
@@ -53,7 +54,7 @@ impl Fixture {
             smtp: relay.smtp_addrs().unwrap()[0],
             tunnel: relay.tunnel_addrs().unwrap()[0],
             admin: relay.admin_addr().unwrap(),
-            _state: state,
+            state,
         };
         tokio::spawn(async {
             relay.run(Signals::listen().unwrap(), Path::new("/nonexistent")).await
@@ -63,7 +64,9 @@ impl Fixture {
 
     async fn dial(&self, identity: &Identity) -> Result<Connection, quinn::ConnectionError> {
         let endpoint = quic::agent_endpoint("127.0.0.1:0".parse().unwrap()).unwrap();
-        quic::dial(&endpoint, self.tunnel, identity, self.key).unwrap().await
+        quic::dial(&endpoint, self.tunnel, identity, Pin::Exactly(self.key), Use::Tunnel)
+            .unwrap()
+            .await
     }
 
     /// A box that said hello and is known to be connected.
@@ -111,6 +114,18 @@ impl Fixture {
     }
 }
 
+/// Brings the box into the registry as an operator and a box would.
+async fn register(state: &Path, key: PublicKey, addresses: &[&str]) {
+    let database = Database::open(None, state).await.unwrap();
+    let name = "mx".parse().unwrap();
+    let now = sealpost_relay::registrar::now();
+    let secret = database.invite(&name, 1, Duration::from_secs(60), now).await.unwrap();
+    database.join(&secret, key, None, now).await.unwrap();
+    for address in addresses {
+        database.assign(&name, address.parse().unwrap()).await.unwrap();
+    }
+}
+
 /// Reads lines up to one that begins with `start`.
 async fn line(tcp: &mut TcpStream, start: &str) {
     let mut text = Vec::new();
@@ -136,7 +151,7 @@ fn closed_for(reason: quinn::ConnectionError) -> ResetCode {
 
 #[tokio::test]
 async fn a_box_of_an_unknown_version_is_told_so() {
-    let relay = Fixture::new("", "").await;
+    let relay = Fixture::new("", &[]).await;
     let connection = relay.dial(&relay.home).await.unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     let future = Hello { min_version: 200, max_version: 201, ..Hello::ours("from the future") };
@@ -149,7 +164,7 @@ async fn a_box_of_an_unknown_version_is_told_so() {
 
 #[tokio::test]
 async fn a_box_that_greets_with_nonsense_is_cut() {
-    let relay = Fixture::new("", "").await;
+    let relay = Fixture::new("", &[]).await;
     for noise in [&[1, 255, 255][..], &[2, 0, 0], &[1, 0, 1, 1]] {
         let connection = relay.dial(&relay.home).await.unwrap();
         let (mut send, _recv) = connection.open_bi().await.unwrap();
@@ -161,33 +176,57 @@ async fn a_box_that_greets_with_nonsense_is_cut() {
 }
 
 #[tokio::test]
-async fn streams_that_a_box_opens_are_refused_and_cost_nothing() {
-    let relay = Fixture::new("", "").await;
+async fn streams_that_carry_no_request_are_reset_and_cost_nothing() {
+    let relay = Fixture::new("", &[]).await;
     let (home, _control) = relay.connected().await;
-    for _ in 0..100 {
+    for at in 0..100 {
         let (mut send, mut recv) =
             timeout(PATIENCE, home.open_bi()).await.expect("places come back").unwrap();
-        let _ = send.write_all(&[0; 100]).await;
+        // Nonsense, and more of it than a request may have.
+        let _ = send.write_all(&vec![b'{'; if at % 2 == 0 { 100 } else { 100_000 }]).await;
+        let _ = send.finish();
         let ended = timeout(PATIENCE, recv.read_to_end(10)).await.unwrap().unwrap_err();
-        let reason = quinn::ReadError::Reset(ResetCode::ServiceUnknown.into());
+        let reason = quinn::ReadError::Reset(ResetCode::Protocol.into());
         assert_eq!(ended, quinn::ReadToEndError::Read(reason));
     }
 }
 
 #[tokio::test]
-async fn a_box_with_a_wrong_key_is_not_admitted() {
-    let relay = Fixture::new("", "").await;
-    let reason = match relay.dial(&Identity::ephemeral()).await {
-        Ok(connection) => timeout(PATIENCE, connection.closed()).await.unwrap(),
-        Err(reason) => reason,
-    };
-    assert!(matches!(reason, quinn::ConnectionError::ConnectionClosed(_)), "{reason}");
-    relay.expect("sealpost_relay_tunnels_total", "handshake-failed", 1).await;
+async fn a_box_that_is_not_known_is_told_so_before_any_hello() {
+    let relay = Fixture::new("", &[]).await;
+    let connection = relay.dial(&Identity::ephemeral()).await.unwrap();
+    assert!(Control::open(&connection, &Hello::ours("test")).await.is_err());
+    let reason = timeout(PATIENCE, connection.closed()).await.unwrap();
+    assert_eq!(closed_for(reason), ResetCode::UnknownBox);
+    relay.expect("sealpost_relay_tunnels_total", "refused", 1).await;
+}
+
+#[tokio::test]
+async fn a_revoked_box_is_cut_and_not_admitted_again() {
+    let relay = Fixture::new("", &[]).await;
+    let (home, _control) = relay.connected().await;
+    // As a command of the operator does it: by another connection to the registry.
+    let operator = Database::open(None, relay.state.path()).await.unwrap();
+    operator.revoke(&"mx".parse().unwrap(), 1_000_000).await.unwrap();
+    let reason = timeout(Duration::from_secs(5), home.closed()).await.unwrap();
+    assert_eq!(closed_for(reason), ResetCode::Revoked);
+    let again = relay.dial(&relay.home).await.unwrap();
+    assert_eq!(closed_for(again.closed().await), ResetCode::Revoked);
+}
+
+#[tokio::test]
+async fn a_box_hears_that_the_registry_changed() {
+    let relay = Fixture::new("", &[]).await;
+    let (_home, mut control) = relay.connected().await;
+    let operator = Database::open(None, relay.state.path()).await.unwrap();
+    operator.assign(&"mx".parse().unwrap(), "192.0.2.7".parse().unwrap()).await.unwrap();
+    let event = timeout(Duration::from_secs(2), control.next_event()).await.unwrap().unwrap();
+    assert_eq!(event, Event::News);
 }
 
 #[tokio::test]
 async fn a_hoard_of_tunnels_of_one_box_is_bounded() {
-    let relay = Fixture::new("", "").await;
+    let relay = Fixture::new("", &[]).await;
     let mut tunnels = Vec::new();
     for _ in 0..5 {
         tunnels.push(relay.connected().await);
@@ -199,7 +238,7 @@ async fn a_hoard_of_tunnels_of_one_box_is_bounded() {
 
 #[tokio::test]
 async fn a_box_that_answers_keeps_its_older_tunnel() {
-    let relay = Fixture::new("", "").await;
+    let relay = Fixture::new("", &[]).await;
     let (old, _control) = relay.connected().await;
     let (_second, _second_control) = relay.connected().await;
     let closed = timeout(Duration::from_secs(5), old.closed()).await;
@@ -208,7 +247,7 @@ async fn a_box_that_answers_keeps_its_older_tunnel() {
 
 #[tokio::test]
 async fn senders_of_a_box_that_was_killed_do_not_wait_for_the_idle_timeout() {
-    let relay = Arc::new(Fixture::new("", "").await);
+    let relay = Arc::new(Fixture::new("", &[]).await);
     // A runtime of its own stands for the process of the box.
     let process = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let connecting = relay.clone();
@@ -226,7 +265,7 @@ async fn senders_of_a_box_that_was_killed_do_not_wait_for_the_idle_timeout() {
 
 #[tokio::test]
 async fn the_header_tells_the_box_who_is_there_and_the_hello_follows() {
-    let relay = Fixture::new("", "").await;
+    let relay = Fixture::new("", &[]).await;
     let (home, _control) = relay.connected().await;
     let mut sender = relay.sender().await;
     let (mut send, mut recv) = timeout(PATIENCE, home.accept_bi()).await.unwrap().unwrap();
@@ -252,7 +291,7 @@ async fn the_header_tells_the_box_who_is_there_and_the_hello_follows() {
 
 #[tokio::test]
 async fn a_hello_is_offered_again_when_the_tunnel_is_lost_before_an_answer() {
-    let relay = Fixture::new("", "").await;
+    let relay = Fixture::new("", &[]).await;
     let (first, _control) = relay.connected().await;
     let mut sender = relay.sender().await;
     let (_send, _recv) = timeout(PATIENCE, first.accept_bi()).await.unwrap().unwrap();
@@ -269,7 +308,7 @@ async fn a_hello_is_offered_again_when_the_tunnel_is_lost_before_an_answer() {
 #[tokio::test]
 async fn a_hello_is_offered_again_when_the_box_dials_anew() {
     // The box lost its network: the old tunnel looks alive, and nothing comes through it.
-    let relay = Fixture::new("", "").await;
+    let relay = Fixture::new("", &[]).await;
     let (silent, _control) = relay.connected().await;
     let mut sender = relay.sender().await;
     let (_send, mut old) = timeout(PATIENCE, silent.accept_bi()).await.unwrap().unwrap();
@@ -284,7 +323,7 @@ async fn a_hello_is_offered_again_when_the_box_dials_anew() {
 
 #[tokio::test]
 async fn a_silent_home_is_given_up_with_an_alert() {
-    let relay = Fixture::new("home = \"200ms\"", "").await;
+    let relay = Fixture::new("home = \"200ms\"", &[]).await;
     let (home, _control) = relay.connected().await;
     let mut sender = relay.sender().await;
     let (_send, mut recv) = timeout(PATIENCE, home.accept_bi()).await.unwrap().unwrap();
@@ -298,7 +337,7 @@ async fn a_silent_home_is_given_up_with_an_alert() {
 
 #[tokio::test]
 async fn refusals_of_the_agent_are_named() {
-    let relay = Fixture::new("", "").await;
+    let relay = Fixture::new("", &[]).await;
     let (home, _control) = relay.connected().await;
     for (code, outcome) in [
         (ResetCode::HomeInjection, "home-injection"),
@@ -318,7 +357,7 @@ async fn refusals_of_the_agent_are_named() {
 
 #[tokio::test]
 async fn too_many_senders_are_told_to_come_later_and_places_come_back() {
-    let relay = Fixture::new("sessions_per_prefix = 2", "").await;
+    let relay = Fixture::new("sessions_per_prefix = 2", &[]).await;
     let first = TcpStream::connect(relay.smtp).await.unwrap();
     let mut second = TcpStream::connect(relay.smtp).await.unwrap();
     line(&mut second, "220 ").await;
@@ -333,7 +372,7 @@ async fn too_many_senders_are_told_to_come_later_and_places_come_back() {
 
 #[tokio::test]
 async fn a_full_relay_says_421_at_once() {
-    let relay = Fixture::new("sessions = 1", "").await;
+    let relay = Fixture::new("sessions = 1", &[]).await;
     let mut first = TcpStream::connect(relay.smtp).await.unwrap();
     line(&mut first, "220 ").await;
     let mut second = TcpStream::connect(relay.smtp).await.unwrap();
@@ -343,7 +382,7 @@ async fn a_full_relay_says_421_at_once() {
 
 #[tokio::test]
 async fn a_full_box_is_refused_by_banner_where_the_address_names_it() {
-    let relay = Fixture::new("sessions_per_box = 1", "\"127.0.0.1\"").await;
+    let relay = Fixture::new("sessions_per_box = 1", &["127.0.0.1"]).await;
     let (_home, _control) = relay.connected().await;
     let _first = relay.sender().await;
     // The first holds its place once it was routed.
@@ -364,7 +403,7 @@ async fn a_full_box_is_refused_by_banner_where_the_address_names_it() {
 
 #[tokio::test]
 async fn a_full_box_is_refused_by_alert_where_only_sni_names_it() {
-    let relay = Fixture::new("sessions_per_box = 1", "").await;
+    let relay = Fixture::new("sessions_per_box = 1", &[]).await;
     let (home, _control) = relay.connected().await;
     let _first = relay.sender().await;
     let _offered = timeout(PATIENCE, home.accept_bi()).await.unwrap().unwrap();

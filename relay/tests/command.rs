@@ -8,6 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use sealpost_tunnel::{Handover, PublicKey};
+
 fn run(arguments: &[&str], config: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sealpost-relay"))
         .args(arguments)
@@ -40,8 +42,21 @@ fn a_good_configuration_is_checked_with_0() {
 fn a_bad_configuration_is_refused_with_78_and_the_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = config(dir.path(), "[limits]\nprak = \"5s\"\n");
-    for command in ["check-config", "run", "key"] {
-        let output = run(&[command], &path);
+    for command in [
+        "check-config",
+        "run",
+        "key",
+        "invite alice",
+        "invites",
+        "boxes",
+        "revoke alice --yes",
+        "domains",
+        "address list",
+        "sessions",
+        "status",
+    ] {
+        let arguments: Vec<_> = command.split(' ').collect();
+        let output = run(&arguments, &path);
         assert_eq!(output.status.code(), Some(78), "{command}");
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.contains("relay.toml:6: unknown field `prak`"), "{error}");
@@ -63,8 +78,55 @@ fn the_key_is_made_once_and_printed() {
     let first = run(&["key"], &path);
     assert_eq!(first.status.code(), Some(0));
     let text = String::from_utf8(first.stdout.clone()).unwrap();
-    assert!(text.trim().parse::<sealpost_tunnel::PublicKey>().is_ok(), "{text}");
+    let lines: Vec<_> = text.lines().collect();
+    let key: PublicKey = lines[0].parse().unwrap();
+    let fingerprint = key.fingerprint();
+    assert_eq!(lines[1..], [fingerprint.to_string(), fingerprint.words()]);
     assert_eq!(run(&["key"], &path).stdout, first.stdout);
+    let json = run(&["key", "--json"], &path).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["key"], lines[0]);
+    assert_eq!((&json["fingerprint"], &json["words"]), (&lines[1].into(), &lines[2].into()));
+}
+
+#[test]
+fn a_key_that_is_rotated_leads_from_the_former_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = config(dir.path(), "");
+    let key = |arguments: &[&str]| -> PublicKey {
+        let output = run(arguments, &path);
+        assert_eq!(output.status.code(), Some(0));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        json["key"].as_str().unwrap().parse().unwrap()
+    };
+    let former = key(&["key", "--json"]);
+    let present = key(&["key", "rotate", "--yes", "--json"]);
+    assert_ne!(former, present);
+    assert_eq!(key(&["key", "--json"]), present);
+    let handovers = std::fs::read(dir.path().join("state/relay.handovers")).unwrap();
+    let handovers: Vec<Handover> = serde_json::from_slice(&handovers).unwrap();
+    assert!(sealpost_tunnel::handover::follows(former, &handovers, present));
+    let said = String::from_utf8(run(&["key", "rotate"], &path).stdout).unwrap();
+    assert!(said.contains("systemctl reload") && said.contains("Invites"), "{said}");
+}
+
+#[test]
+fn nobody_who_reads_the_output_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = config(dir.path(), "");
+    for command in ["key", "invites"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sealpost-relay"))
+            .args([command, "--json", "--config"])
+            .arg(&path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "{command}");
+    }
 }
 
 #[test]

@@ -7,13 +7,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use quinn::Connection;
+use sealpost_relay::registry::Database;
 use sealpost_tests::programs;
 use sealpost_tunnel::control::Hello;
 use sealpost_tunnel::greeting::Control;
+use sealpost_tunnel::quic::{Pin, Use};
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{Identity, PublicKey, quic};
 use tokio::time::sleep;
@@ -31,7 +34,7 @@ fn main() {
 
 async fn measure(count: usize) {
     let boxes: Vec<Identity> = (0..count).map(|_| Identity::ephemeral()).collect();
-    let relay = Relay::start(&boxes);
+    let relay = Relay::start(&boxes).await;
     sleep(SETTLE).await;
     let empty = relay.memory();
     println!("{count} boxes known, none connected: {} KB", empty / 1024);
@@ -40,7 +43,9 @@ async fn measure(count: usize) {
     let endpoint = quic::agent_endpoint("127.0.0.1:0".parse().unwrap()).unwrap();
     let mut connected = Vec::new();
     for identity in &boxes {
-        let connecting = quic::dial(&endpoint, relay.tunnel, identity, relay.key).unwrap();
+        let connecting =
+            quic::dial(&endpoint, relay.tunnel, identity, Pin::Exactly(relay.key), Use::Tunnel)
+                .unwrap();
         let connection = connecting.await.unwrap();
         let control = Control::open(&connection, &Hello::ours("bench")).await.unwrap();
         connected.push((connection, control));
@@ -94,6 +99,17 @@ fn report(what: &str, before: u64, after: u64, count: usize) {
     println!("{what}: {each:.1} KB ({} KB to {} KB)", before / 1024, after / 1024);
 }
 
+/// Brings `boxes` into the registry.
+async fn register(state: &Path, boxes: &[Identity]) {
+    let database = Database::open(None, state).await.unwrap();
+    for (at, identity) in boxes.iter().enumerate() {
+        let name = if at == 0 { "mx".into() } else { format!("mx{at}") };
+        let hour = Duration::from_secs(3600);
+        let secret = database.invite(&name.parse().unwrap(), 1, hour, 0).await.unwrap();
+        database.join(&secret, identity.public(), None, 0).await.unwrap();
+    }
+}
+
 struct Relay {
     child: Child,
     key: PublicKey,
@@ -103,7 +119,7 @@ struct Relay {
 }
 
 impl Relay {
-    fn start(boxes: &[Identity]) -> Self {
+    async fn start(boxes: &[Identity]) -> Self {
         let state = tempfile::tempdir().unwrap();
         let config = state.path().join("relay.toml");
         let mut text = format!(
@@ -113,14 +129,9 @@ impl Relay {
              limits = {{ sessions = 100000, sessions_per_prefix = 100000, sessions_per_box = 1024 }}\n",
             state.path()
         );
-        for (at, identity) in boxes.iter().enumerate() {
-            let mx =
-                if at == 0 { "mx.home.example".into() } else { format!("mx{at}.home.example") };
-            text += &format!(
-                "[[box]]\nname = \"b{at}\"\nkey = \"{}\"\nmx = [\"{mx}\"]\n",
-                identity.public()
-            );
-        }
+        // The box called mx gets the name mx.home.example.
+        text += "box_domain = \"home.example\"\n";
+        register(state.path(), boxes).await;
         std::fs::write(&config, text).unwrap();
         let mut child = Command::new(programs::directory().unwrap().join("sealpost-relay"))
             .args(["run", "--config"])

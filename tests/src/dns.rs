@@ -16,14 +16,22 @@ use crate::wait::wait_until;
 /// The name server and the resolver, running.
 #[derive(Debug)]
 pub struct Names {
-    _server: Process,
+    server: Process,
     _resolver: Process,
+    serial: u32,
 }
+
+/// The trust anchor of the world, on the machines that look names up.
+pub const ANCHOR: &str = "/etc/world/anchor";
 
 const SIGN: &str = "
     cd /etc/world
-    zsk=$(ldns-keygen -a ECDSAP256SHA256 .)
-    ksk=$(ldns-keygen -a ECDSAP256SHA256 -k .)
+    if [ ! -f keys ]; then
+        zsk=$(ldns-keygen -a ECDSAP256SHA256 .)
+        ksk=$(ldns-keygen -a ECDSAP256SHA256 -k .)
+        echo $zsk $ksk > keys
+    fi
+    read -r zsk ksk < keys
     ldns-signzone -f signed zone $zsk $ksk
     cat $ksk.key
 ";
@@ -33,21 +41,40 @@ impl Names {
     pub fn start(network: &Network, records: &str) -> Result<Names> {
         let server = serve(network, records)?;
         let resolver = resolve(network)?;
-        Ok(Names { _server: server, _resolver: resolver })
+        Ok(Names { server, _resolver: resolver, serial: 1 })
     }
+
+    /// Serves the zone made of `records` instead. Resolvers may know the old one for a minute.
+    pub fn replace(&mut self, network: &Network, records: &str) -> Result<()> {
+        let machine = &network.internet;
+        self.serial += 1;
+        sign(machine, self.serial, records)?;
+        self.server.signal(machine, "HUP")?;
+        let new = format!("master.world. {} ", self.serial);
+        wait_until("the new zone to be served", Duration::from_secs(10), || {
+            Ok(machine.run(&format!("drill @{NAME_SERVER} . SOA || true"))?.contains(&new))
+        })
+    }
+}
+
+/// Writes and signs the zone; the trust anchor.
+fn sign(machine: &Machine, serial: u32, records: &str) -> Result<String> {
+    machine.write(
+        "/etc/world/zone",
+        &format!(
+            "$TTL 60\n. IN SOA ns.world. master.world. {serial} 3600 600 86400 60\n\
+             . IN NS ns.world.\nns.world. IN A {NAME_SERVER}\n{records}"
+        ),
+    )?;
+    machine.run(SIGN)
 }
 
 fn serve(network: &Network, records: &str) -> Result<Process> {
     let machine = &network.internet;
-    machine.write(
-        "/etc/world/zone",
-        &format!(
-            "$TTL 60\n. IN SOA ns.world. master.world. 1 3600 600 86400 60\n\
-             . IN NS ns.world.\nns.world. IN A {NAME_SERVER}\n{records}"
-        ),
-    )?;
-    let anchor = machine.run(SIGN)?;
-    network.sender.write("/etc/world/anchor", &anchor)?;
+    let anchor = sign(machine, 1, records)?;
+    for knowing in [&network.sender, &network.relay] {
+        knowing.write(ANCHOR, &anchor)?;
+    }
     machine.write(
         "/etc/world/nsd.conf",
         &format!(

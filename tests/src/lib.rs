@@ -7,20 +7,26 @@
 
 pub mod admin;
 pub mod certificate;
+pub mod clock;
 pub mod dns;
 pub mod exim;
+mod keeper;
 pub mod log;
 pub mod machine;
 pub mod mailbox;
 pub mod message;
 pub mod network;
 pub mod packages;
+mod plays;
 pub mod postfix;
+pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod scene;
 pub mod sealpost;
 pub mod sender;
+pub mod small_disk;
 pub mod smtp;
 pub mod tls_client;
 pub mod wait;
+pub mod zones;

@@ -132,16 +132,18 @@ impl Machine {
 
     /// Runs a shell script to its end and returns what it printed; fails when it does.
     pub fn run(&self, script: &str) -> Result<String> {
+        self.attempt(script)?.expect(0)
+    }
+
+    /// Runs a shell script to its end, whatever that is.
+    pub fn attempt(&self, script: &str) -> Result<Ended> {
         let output = self.command("sh").args(["-ec", script]).output()?;
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            output.status.success(),
-            "{}: {script}\n{}\n{printed}{}",
-            self.name,
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(printed)
+        Ok(Ended {
+            what: format!("{}: {script}", self.name),
+            code: output.status.code(),
+            printed: String::from_utf8_lossy(&output.stdout).into_owned(),
+            complained: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
     }
 
     /// Runs `work` on a thread that lives in this machine's network. Sockets made there stay
@@ -160,6 +162,41 @@ impl Machine {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    what: String,
+    /// Its exit code, unless a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to its standard output.
+    pub printed: String,
+    /// What it wrote to its standard error.
+    pub complained: String,
+}
+
+impl Ended {
+    /// Demands that exit code, and returns what it printed.
+    pub fn expect(self, code: i32) -> Result<String> {
+        let Ended { what, printed, complained, .. } = &self;
+        ensure!(
+            self.code == Some(code),
+            "{what}\nexit code {:?}, not {code}\n{printed}{complained}",
+            self.code
+        );
+        Ok(self.printed)
+    }
+
+    /// Demands that exit code and all of these words, wherever it wrote them, and returns all.
+    pub fn expect_words(self, code: i32, words: &[&str]) -> Result<String> {
+        let said = format!("{}{}", self.printed, self.complained);
+        for word in words {
+            ensure!(said.contains(word), "{}\nnothing of {word:?} in:\n{said}", self.what);
+        }
+        self.expect(code)?;
+        Ok(said)
     }
 }
 

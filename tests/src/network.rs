@@ -6,9 +6,11 @@
 //!              nat ─── home        (masquerading, nothing may come in)
 //! ```
 //!
-//! All outer addresses are from the ranges that are reserved for documentation.
+//! All outer addresses are from the ranges that are reserved for documentation. A scenario may add
+//! machines ([`FURTHER_RELAY`], [`FURTHER_BOX`]), which are on the internet without a NAT.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -33,20 +35,45 @@ pub const NAT: &str = "192.0.2.2";
 /// What it sees after [`Network::rebind_nat`].
 pub const NAT_AFTER_REBINDING: &str = "192.0.2.3";
 
-/// Both ends of a link: a name and addresses in `internet`, then those of the other machine,
-/// which always calls its end `eth0`.
-const LINKS: [(&str, &[&str], &[&str]); 3] = [
-    (
-        "sender",
-        &["198.51.100.1/24", "2001:db8:5::1/64"],
-        &["198.51.100.10/24", "2001:db8:5::10/64"],
-    ),
-    (
-        "relay",
-        &["203.0.113.254/24", "2001:db8:1::ffff/64"],
-        &["203.0.113.1/24", "203.0.113.7/24", "2001:db8:1::1/64", "2001:db8:1::a/64"],
-    ),
-    ("nat", &["192.0.2.1/24"], &["192.0.2.2/24", "192.0.2.3/24"]),
+/// An address of [`FURTHER_RELAY`].
+pub const FURTHER_RELAY_V4: &str = "192.0.2.130";
+/// As [`FURTHER_RELAY_V4`].
+pub const FURTHER_RELAY_V6: &str = "2001:db8:2::1";
+
+/// A link to `internet`.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// The name of the other machine, and of the link in `internet`.
+    name: &'static str,
+    /// Addresses of `internet`, which are the other machine's ways out.
+    near: &'static [&'static str],
+    /// Addresses of the other machine, which always calls its end `eth0`.
+    far: &'static [&'static str],
+}
+
+/// A machine for a second relay.
+pub const FURTHER_RELAY: Link = Link {
+    name: "relay2",
+    near: &["192.0.2.129/26", "2001:db8:2::ffff/64"],
+    far: &["192.0.2.130/26", "2001:db8:2::1/64"],
+};
+
+/// A machine for a second box.
+pub const FURTHER_BOX: Link =
+    Link { name: "box2", near: &["192.0.2.193/26"], far: &["192.0.2.194/26"] };
+
+const LINKS: [Link; 3] = [
+    Link {
+        name: "sender",
+        near: &["198.51.100.1/24", "2001:db8:5::1/64"],
+        far: &["198.51.100.10/24", "2001:db8:5::10/64"],
+    },
+    Link {
+        name: "relay",
+        near: &["203.0.113.254/24", "2001:db8:1::ffff/64"],
+        far: &["203.0.113.1/24", "203.0.113.7/24", "2001:db8:1::1/64", "2001:db8:1::a/64"],
+    },
+    Link { name: "nat", near: &["192.0.2.1/25"], far: &["192.0.2.2/25", "192.0.2.3/25"] },
 ];
 
 /// The machines of a scenario, linked.
@@ -62,6 +89,8 @@ pub struct Network {
     pub nat: Machine,
     /// Where `sealpost-agent` and the mail server run.
     pub home: Machine,
+    /// What was added by [`Network::add`].
+    further: Vec<Arc<Machine>>,
 }
 
 impl Network {
@@ -81,15 +110,27 @@ impl Network {
             relay: Machine::start("relay", &[], programs)?,
             nat: Machine::start("nat", &[], programs)?,
             home: Machine::start("home", home, programs)?,
+            further: Vec::new(),
         };
         network.link()?;
         network.translate()?;
         Ok(network)
     }
 
+    /// Adds a machine, such as [`FURTHER_RELAY`], with packages of its own.
+    pub fn add(&mut self, link: Link, packages: &[PathBuf]) -> Result<Arc<Machine>> {
+        let machine = Machine::start(link.name, packages, &crate::programs::directory()?)?;
+        self.connect(link, &machine)?;
+        let machine = Arc::new(machine);
+        self.further.push(machine.clone());
+        Ok(machine)
+    }
+
     /// All machines, in the order in which a message passes them.
-    pub fn machines(&self) -> [&Machine; 5] {
-        [&self.sender, &self.internet, &self.relay, &self.nat, &self.home]
+    pub fn machines(&self) -> Vec<&Machine> {
+        let mut machines = vec![&self.sender, &self.internet, &self.relay, &self.nat, &self.home];
+        machines.extend(self.further.iter().map(AsRef::as_ref));
+        machines
     }
 
     fn link(&self) -> Result<()> {
@@ -97,19 +138,22 @@ impl Network {
              echo 1 > /proc/sys/net/ipv6/conf/all/forwarding\n";
         self.internet.run(forward)?;
         self.nat.run(forward)?;
-        for ((name, near, far), machine) in LINKS.iter().zip([&self.sender, &self.relay, &self.nat])
-        {
-            join(&self.internet, name, near, machine, far)?;
-            let mut routes = String::new();
-            for address in *near {
-                let gateway = address.split('/').next().unwrap_or(address);
-                routes += &format!("ip route add default via {gateway}\n");
-            }
-            machine.run(&routes)?;
+        for (link, machine) in LINKS.into_iter().zip([&self.sender, &self.relay, &self.nat]) {
+            self.connect(link, machine)?;
         }
         join(&self.nat, "home", &["10.20.0.1/24"], &self.home, &["10.20.0.2/24"])?;
         self.home.run("ip route add default via 10.20.0.1")?;
         Ok(())
+    }
+
+    fn connect(&self, link: Link, machine: &Machine) -> Result<()> {
+        join(&self.internet, link.name, link.near, machine, link.far)?;
+        let mut routes = String::new();
+        for address in link.near {
+            let gateway = address.split('/').next().unwrap_or(address);
+            routes += &format!("ip route add default via {gateway}\n");
+        }
+        machine.run(&routes).map(drop)
     }
 
     /// Masquerading as home routers do it: out is open, in is only what answers.

@@ -16,8 +16,9 @@ use crate::message::Message;
 use crate::network::{Network, RELAY_SHARED_V4, SENDER_V4};
 use crate::packages::unpacked;
 use crate::postfix::{self, PostfixSender};
+use crate::postgres::Postgres;
 use crate::process::Process;
-use crate::sealpost::{self, Service};
+use crate::sealpost::{self, Kept, RelayFile, Service};
 use crate::sender::{self, SendingServer, Tls};
 use crate::smtp;
 use crate::wait::wait_until;
@@ -61,6 +62,10 @@ pub struct Setup {
     pub at: At,
     /// How the agent speaks to the one who receives.
     pub service: Service,
+    /// Where the relay keeps its registry.
+    pub kept: Kept,
+    /// Whether the box has joined when the scenario begins, with a file and a proved domain.
+    pub joined: bool,
     /// Whether the agent runs, and is connected, when the scenario begins.
     pub agent: bool,
 }
@@ -74,8 +79,13 @@ impl Setup {
         mx: RELAY_SHARED_V4,
         at: At::Postfix(""),
         service: Service { proxy: "v2", port: postfix::PROXY_PORT },
+        kept: Kept::Sqlite,
+        joined: true,
         agent: true,
     };
+
+    /// The same before anybody has joined: no file at home, no proof in the zone.
+    pub const FRESH: Setup = Setup { joined: false, agent: false, ..Setup::STANDARD };
 }
 
 /// A running scenario. Fields are dropped in order: processes before their machines.
@@ -86,8 +96,13 @@ pub struct Scene {
     pub agent: Option<Process>,
     /// The home mail server's certificate.
     pub certificate: Certificate,
+    /// The records of the world's zone, but for what proves that a box has its domain.
+    pub zone: String,
     server: Option<Box<dyn SendingServer>>,
-    _names: Names,
+    /// The world's names.
+    pub names: Names,
+    /// The relay's database server, where it has one.
+    pub postgres: Option<Postgres>,
     /// The machines.
     pub network: Network,
 }
@@ -148,18 +163,37 @@ impl Scene {
             From::Postfix(Tls::Dane) | From::Exim(Tls::Dane) => Some(certificate.tlsa()),
             _ => None,
         };
-        let names = Names::start(&network, &records(setup.mx_name, setup.mx, tlsa))?;
+        let zone = records(setup.mx_name, setup.mx, tlsa);
+        let mut proof = String::new();
+        if setup.joined {
+            sealpost::configure_agent(&network.home, setup.service)?;
+            proof = sealpost::proof(&network.home, "home.example")?;
+        }
+        let names = Names::start(&network, &format!("{zone}{proof}"))?;
         if let At::Postfix(settings) = setup.at {
             postfix::start_at_home_with(&network.home, settings)?;
         }
-        sealpost::configure(&network.relay, &network.home, setup.service)?;
-        let relay = with_log_tails(&network, || sealpost::start_relay(&network.relay))?;
+        let postgres = match setup.kept {
+            Kept::Sqlite => None,
+            Kept::Postgres => Some(Postgres::start_in(&network.relay, &[RELAY_SHARED_V4])?),
+        };
+        let url = postgres.as_ref().map(|server| server.create_database("registry")).transpose()?;
+        let file = RelayFile { registry: url.as_deref(), ..RelayFile::FIRST };
+        sealpost::configure_relay(&network.relay, file)?;
+        let relay = with_log_tails(&network, || {
+            let relay = sealpost::start_relay(&network.relay)?;
+            if setup.joined {
+                sealpost::register(&network.relay, &network.home)?;
+            }
+            Ok(relay)
+        })?;
         let server: Option<Box<dyn SendingServer>> = match setup.from {
             From::Postfix(tls) => Some(Box::new(PostfixSender::start(&network.sender, tls)?)),
             From::Exim(tls) => Some(Box::new(EximSender::start(&network.sender, tls)?)),
             From::Scenario => None,
         };
-        let mut scene = Scene { relay, agent: None, certificate, server, _names: names, network };
+        let mut scene =
+            Scene { relay, agent: None, certificate, zone, server, names, postgres, network };
         if setup.agent {
             let connected = scene.start_agent(1);
             with_log_tails(&scene.network, || connected)?;
@@ -180,6 +214,10 @@ impl Scene {
 
     /// Stops the mail server at home and lets the scenario take its place.
     pub fn replace_home_server(&self) -> Result<TcpListener> {
+        // Or the agent would test us.
+        if self.agent.is_some() {
+            sealpost::expect_self_test(&self.network.home, "passed")?;
+        }
         postfix::stop(&self.network.home)?;
         smtp::listen(&self.network.home, "127.0.0.1", postfix::PROXY_PORT)
     }
@@ -254,8 +292,8 @@ fn log_tails(network: &Network) -> String {
     let script = format!("tail -n {TAIL} /var/log/*.log /var/log/exim4/*log 2>/dev/null || true");
     network
         .machines()
-        .iter()
-        .map(|machine: &&Machine| {
+        .into_iter()
+        .map(|machine: &Machine| {
             let logs = machine.run(&script).unwrap_or_else(|error| format!("{error:#}"));
             format!("──── {} ────\n{logs}", machine.name())
         })

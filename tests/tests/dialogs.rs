@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use sealpost_relay::registry::Database;
 use sealpost_tests::programs;
+use sealpost_tunnel::Identity;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
@@ -22,11 +24,8 @@ tunnel.listen = ["127.0.0.1:0"]
 admin.listen = "127.0.0.1:0"
 log.format = "json"
 limits = { preamble = "2s", client_hello = "1s", park = "1s" }
-
-[[box]]
-name = "home"
-key = "ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-mx = ["mx.home.example"]
+# The box called mx gets the name mx.home.example.
+box_domain = "home.example"
 "#;
 
 #[test]
@@ -154,6 +153,17 @@ fn unescape(text: &str) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// Brings a box called `mx` into the registry, which will never connect.
+fn register(state: &Path) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let database = Database::open(None, state).await?;
+        let secret = database.invite(&"mx".parse()?, 1, PATIENCE, 0).await?;
+        let key = Identity::ephemeral().public();
+        Ok(database.join(&secret, key, None, 0).await?)
+    })
+}
+
 /// A relay that runs until it is dropped.
 struct Relay {
     child: Child,
@@ -168,6 +178,7 @@ impl Relay {
         let config = state.path().join("relay.toml");
         let text = CONFIG.replace("STATE", state.path().to_str().context("a path in UTF-8")?);
         std::fs::write(&config, text)?;
+        register(state.path())?;
         let mut child = Command::new(programs::directory()?.join("sealpost-relay"))
             .args(["run", "--config"])
             .arg(&config)

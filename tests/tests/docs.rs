@@ -1,5 +1,5 @@
 //! The book says what the programs do: pages are reachable, links lead somewhere, and every
-//! outcome, metric and configuration key of the code is explained.
+//! outcome, metric, configuration key, request and column of the code is explained.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use sealpost_daemon::config::Source;
 use sealpost_relay::ingress::Outcome;
 use sealpost_tunnel::ResetCode;
+use sealpost_tunnel::request::RefusalCode;
 
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -97,31 +98,139 @@ fn known_keys(error: &str) -> Vec<String> {
     list.trim().split(", ").map(str::to_owned).collect()
 }
 
-/// Whether `text` has `key` as a key or as a table.
-fn explained(text: &str, key: &str) -> bool {
-    [format!("`{key}`"), format!("`[{key}]`"), format!("`[[{key}]]`")]
-        .iter()
-        .any(|form| text.contains(form))
+/// Of the page `text` what is between the heading `from` and the next one that begins with one of
+/// `ends`.
+fn section<'a>(text: &'a str, from: &str, ends: &[&str]) -> &'a str {
+    let found = text.split_once(&format!("\n{from}\n"));
+    let behind = found.unwrap_or_else(|| panic!("there is no {from}")).1;
+    let end = ends.iter().filter_map(|end| behind.find(&format!("\n{end}"))).min();
+    &behind[..end.unwrap_or(behind.len())]
+}
+
+/// Demands that the page explains every key that `error` of a file `file` names as known in
+/// `table`: as a row of the table's own section, or as a section.
+fn expect_explained(text: &str, file: &str, table: &str, error: &str) {
+    let all = section(text, &format!("## {file}"), &["## "]);
+    let own = match table.trim() {
+        "" => section(text, &format!("## {file}"), &["## ", "### "]),
+        table => section(all, &format!("### `{table}`"), &["### "]),
+    };
+    let rows = first_cells(own);
+    for key in known_keys(error) {
+        let headings = [format!("### `[{key}]`\n"), format!("### `[[{key}]]`\n")];
+        let is_table = table.is_empty() && headings.iter().any(|heading| all.contains(heading));
+        let is_row = rows.contains(format!("`{key}`").as_str());
+        assert!(is_table || is_row, "{file}, {table}{key} is not explained");
+    }
 }
 
 #[test]
 fn every_configuration_key_is_explained() {
     let text = page("reference/configuration.md");
     let nonsense = "zzzzzzzzzzzzzzzzzzzz = 1\n";
-    for table in ["", "[smtp]\n", "[tunnel]\n", "[admin]\n", "[log]\n", "[limits]\n", "[[box]]\n"] {
+    for table in ["", "[smtp]\n", "[tunnel]\n", "[proof]\n", "[admin]\n", "[log]\n", "[limits]\n"] {
         let source = Source::from_text("relay.toml", &format!("{table}{nonsense}"));
         let error = sealpost_relay::config::Config::from_source(&source).err().unwrap();
-        for key in known_keys(&error.to_string()) {
-            assert!(explained(&text, &key), "relay, {table}{key} is not explained");
-        }
+        expect_explained(&text, "relay.toml", table, &error.to_string());
     }
     for table in ["", "[admin]\n", "[log]\n", "[limits]\n", "[[relay]]\n", "[[service]]\n"] {
         let source = Source::from_text("agent.toml", &format!("{table}{nonsense}"));
         let error = sealpost_agent::config::Config::from_source(&source).unwrap_err();
-        for key in known_keys(&error.to_string()) {
-            assert!(explained(&text, &key), "agent, {table}{key} is not explained");
+        expect_explained(&text, "agent.toml", table, &error.to_string());
+    }
+}
+
+/// The first cells of all table rows of `text`.
+fn first_cells(text: &str) -> BTreeSet<&str> {
+    text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()).collect()
+}
+
+/// `SetRecovery` as `set-recovery`.
+fn kebab_case(name: &str) -> String {
+    let mut kebab = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !kebab.is_empty() {
+            kebab.push('-');
+        }
+        kebab.push(c.to_ascii_lowercase());
+    }
+    kebab
+}
+
+/// The variants of `pub enum name` in `source`, as they stand on the wire.
+fn variants(source: &str, name: &str) -> Vec<String> {
+    let body = source.split(&format!("pub enum {name} {{\n")).nth(1).unwrap();
+    let body = body.split("\n}").next().unwrap();
+    // Variants stand four spaces deep, their fields eight.
+    let lines = body.lines().filter_map(|line| line.strip_prefix("    "));
+    let variants = lines.filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()));
+    variants.map(|line| kebab_case(line.split([' ', ',', '(']).next().unwrap())).collect()
+}
+
+#[test]
+fn every_request_answer_and_refusal_has_its_row_in_the_protocol() {
+    let text = page("reference/protocol.md");
+    let rows = first_cells(&text);
+    let source = fs::read_to_string(top().join("tunnel/src/request.rs")).unwrap();
+    let (requests, answers) = (variants(&source, "Request"), variants(&source, "Answer"));
+    assert!(requests.contains(&"set-recovery".to_owned()) && answers.contains(&"left".to_owned()));
+    let codes = RefusalCode::ALL.iter().map(|code| code.label().to_owned());
+    for name in requests.into_iter().chain(answers).chain(codes) {
+        assert!(rows.contains(format!("`{name}`").as_str()), "{name} has no row");
+    }
+}
+
+/// The columns of all tables in `sql`, as `table.column`. A statement that it does not know is an
+/// error, as it might add one.
+fn columns(sql: &str) -> BTreeSet<String> {
+    let lines = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
+    let sql: String = lines.flat_map(|line| [line, "\n"]).collect();
+    let mut columns = BTreeSet::new();
+    for statement in sql.split(';').map(str::trim).filter(|text| !text.is_empty()) {
+        let words: Vec<&str> = statement.split_whitespace().collect();
+        match words.as_slice() {
+            ["CREATE", "TABLE", table, ..] => {
+                let body = statement.split_once('(').unwrap().1;
+                for line in body.lines().map(str::trim) {
+                    let word = line.split(' ').next().unwrap_or_default();
+                    // Constraints of a table begin with capitals, and the last line with `)`.
+                    if word.starts_with(|c: char| c.is_ascii_lowercase()) {
+                        columns.insert(format!("{table}.{word}"));
+                    }
+                }
+            }
+            ["ALTER", "TABLE", table, "ADD", "COLUMN", column, ..] => {
+                columns.insert(format!("{table}.{column}"));
+            }
+            ["CREATE", "INDEX", ..]
+            | ["CREATE", "UNIQUE", "INDEX", ..]
+            | ["INSERT", "INTO", ..]
+            | ["UPDATE", ..] => {}
+            other => panic!("what columns does this make? {other:?}"),
         }
     }
+    columns
+}
+
+#[test]
+fn every_column_of_the_registry_is_in_the_table_of_what_it_keeps() {
+    let mut made = BTreeSet::new();
+    for entry in fs::read_dir(top().join("relay/src/registry/migrations")).unwrap() {
+        made.extend(columns(&fs::read_to_string(entry.unwrap().path()).unwrap()));
+    }
+    assert!(made.contains("boxes.seen_day") && made.contains("invites.spent_by"));
+    let text = page("explanation/trust.md");
+    let section = section(&text, "### What the registry keeps", &["### ", "## "]);
+    let plain = |cell: &str| cell.trim().trim_matches('`').to_owned();
+    let mut told = BTreeSet::new();
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        let [table, names, why, how_long] = cells[..] else { panic!("four cells in {row}") };
+        assert!(!why.trim().is_empty() && !how_long.trim().is_empty(), "{row}");
+        told.extend(names.split(',').map(|name| format!("{}.{}", plain(table), plain(name))));
+    }
+    // Both ways: what is gone from the registry must go from the table.
+    assert_eq!(made, told);
 }
 
 /// The names of the fields in all log macros of `source`.
@@ -175,36 +284,82 @@ fn what_a_relay_logs_and_tells_boxes_is_in_the_table_of_what_it_learns() {
 }
 
 #[test]
+fn the_labels_of_a_relays_metrics_are_in_the_table_of_what_it_learns() {
+    let text = page("explanation/trust.md");
+    let row = text.lines().find(|line| line.starts_with("| metrics | ")).unwrap();
+    let metrics = sealpost_relay::metrics::Metrics::new().unwrap();
+    let families = metrics.registry().gather();
+    let pairs = families.iter().flat_map(|family| family.get_metric()).flat_map(|m| m.get_label());
+    let labels: BTreeSet<&str> = pairs.map(|pair| pair.name()).collect();
+    assert!(labels.contains("outcome"));
+    for label in labels {
+        assert!(row.contains(&format!("`{label}`")), "{label} is not in the table");
+    }
+}
+
+#[test]
 fn the_sample_configurations_load() {
     let samples = top().join("ops/config");
     sealpost_relay::config::Config::load(&samples.join("relay.toml")).unwrap();
     sealpost_agent::config::Config::load(&samples.join("agent.toml")).unwrap();
 }
 
+/// The paths in the first cells of the tables of `text`, each behind the folder in its section's
+/// heading. In `src/a/b.rs`, `c.rs` the second is beside the first.
+fn described(text: &str) -> BTreeSet<PathBuf> {
+    let (mut described, mut base) = (BTreeSet::new(), PathBuf::new());
+    for line in text.lines() {
+        if let Some(heading) = line.strip_prefix("##") {
+            base = heading.split('`').nth(1).unwrap_or_default().into();
+        }
+        let Some(row) = line.strip_prefix("| `") else { continue };
+        let cell = row.split(" | ").next().unwrap_or_default();
+        let mut beside = PathBuf::new();
+        for name in cell.split(',').map(|name| name.trim().trim_matches('`')) {
+            if name.trim_end_matches('/').contains('/') || beside.as_os_str().is_empty() {
+                beside = base.join(name).parent().unwrap_or(&base).to_owned();
+                described.insert(base.join(name));
+            } else {
+                described.insert(beside.join(name));
+            }
+        }
+    }
+    described
+}
+
 #[test]
 fn every_file_of_the_programs_is_in_the_description_of_the_house() {
-    let text = page("explanation/house.md");
+    let described = described(&page("explanation/house.md"));
+    for path in &described {
+        assert!(top().join(path).exists(), "{} is described and not there", path.display());
+    }
     let mut folders: Vec<PathBuf> = [
         "tunnel/src",
+        "tunnel/tests",
         "relay/src",
+        "relay/tests",
         "edge-agent/src",
+        "edge-agent/tests",
         "dns/src",
         "ops/daemon/src",
         "ops/demo/src",
         "tests/src",
+        "tests/tests",
+        "tests/benches",
     ]
     .iter()
-    .map(|folder| top().join(folder))
+    .map(PathBuf::from)
     .collect();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
+        for entry in fs::read_dir(top().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = folder.join(entry.file_name());
+            // A folder may be described as a whole.
+            if described.contains(&path) {
                 continue;
             }
-            let name = path.file_name().unwrap().to_str().unwrap();
-            assert!(text.contains(name), "{} is not described", path.display());
+            assert!(entry.path().is_dir(), "{} is not described", path.display());
+            folders.push(path);
         }
     }
 }

@@ -19,6 +19,8 @@ pub const MAX_VERSION: u8 = 1;
 pub const LOGS_SESSIONS: u64 = 1 << 0;
 /// Capability of a relay whose log has whole addresses of senders.
 pub const LOGS_FULL_ADDRESSES: u64 = 1 << 1;
+/// Capability of an agent that understands [`Message::News`].
+pub const HEARS_NEWS: u64 = 1 << 2;
 /// The longest payload of a message, in octets.
 pub const MAX_PAYLOAD: usize = 1024;
 /// Type and length.
@@ -28,6 +30,7 @@ const MAX_SOFTWARE: usize = 64;
 const HELLO: u8 = 1;
 const LEAVING: u8 = 2;
 const PROBE: u8 = 3;
+const NEWS: u8 = 4;
 
 /// What each end says first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +40,7 @@ pub struct Hello {
     /// Newest version that the end speaks.
     pub max_version: u8,
     /// What the end can do or does beyond the version: [`LOGS_SESSIONS`],
-    /// [`LOGS_FULL_ADDRESSES`]; unknown bits mean nothing.
+    /// [`LOGS_FULL_ADDRESSES`], [`HEARS_NEWS`]; unknown bits mean nothing.
     pub capabilities: u64,
     /// Program and version, printable ASCII, for logs alone; nothing is decided by it.
     pub software: String,
@@ -70,6 +73,9 @@ pub enum Message {
     Leaving,
     /// Says nothing; whoever is there acknowledges the packet that carries it.
     Probe,
+    /// From a relay: what its registry holds about the box has changed. Information alone; a box
+    /// that wants to know more asks.
+    News,
     /// Of a type that this program does not know; to be skipped.
     Unknown(u8),
 }
@@ -99,6 +105,7 @@ impl Message {
             }
             Self::Leaving => (LEAVING, Vec::new()),
             Self::Probe => (PROBE, Vec::new()),
+            Self::News => (NEWS, Vec::new()),
             Self::Unknown(kind) => (*kind, Vec::new()),
         };
         let length = u16::try_from(payload.len()).expect("at most MAX_PAYLOAD").to_be_bytes();
@@ -123,6 +130,7 @@ impl Message {
             HELLO => Self::Hello(decode_hello(payload).ok_or(ControlError::Short(HELLO))?),
             LEAVING => Self::Leaving,
             PROBE => Self::Probe,
+            NEWS => Self::News,
             other => Self::Unknown(other),
         };
         Ok(Some((message, end)))
@@ -178,6 +186,15 @@ mod tests {
         let wire = [&[200, 0, 3, 1, 2, 3][..], &Message::Leaving.encode()].concat();
         assert_eq!(Message::decode(&wire), Ok(Some((Message::Unknown(200), 6))));
         assert_eq!(Message::decode(&wire[6..]), Ok(Some((Message::Leaving, 3))));
+    }
+
+    #[test]
+    fn messages_without_a_payload_have_the_numbers_of_the_protocol() {
+        for (kind, message) in [(2, Message::Leaving), (3, Message::Probe), (4, Message::News)] {
+            assert_eq!(message.encode(), [kind, 0, 0]);
+            let with_more = [kind, 0, 2, 1, 1];
+            assert_eq!(Message::decode(&with_more), Ok(Some((message, 5))));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use quinn::{Connection, ReadError, RecvStream, SendStream};
 
-use crate::control::{ControlError, Hello, Message};
+use crate::control::{ControlError, HEARS_NEWS, Hello, Message};
 
 /// Messages that say nothing to us which are skipped on one connection before the peer is told
 /// off: probes and what a newer peer may say.
@@ -41,11 +41,23 @@ pub enum GreetingError {
     },
 }
 
+/// What a peer says after hello that somebody here must know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// It shuts down: streams that are open are finished, no new ones are wanted. Told once.
+    Leaving,
+    /// What the relay's registry holds about this box has changed. Told to agents alone, any
+    /// number of times: who asks for more on each must bound how often.
+    News,
+}
+
 /// A control stream after both ends said hello.
 pub struct Control {
     send: SendStream,
     reader: Reader,
     skipped: u32,
+    left: bool,
+    hears_news: bool,
     /// What the peer said.
     pub peer: Hello,
     /// The version that both use.
@@ -56,7 +68,9 @@ impl Control {
     /// The agent's side: opens the stream and speaks first.
     pub async fn open(connection: &Connection, ours: &Hello) -> Result<Self, GreetingError> {
         let (send, recv) = connection.open_bi().await?;
-        Self::greet(send, recv, ours).await
+        // Every agent of this version does, as it does so here.
+        let ours = Hello { capabilities: ours.capabilities | HEARS_NEWS, ..ours.clone() };
+        Ok(Self { hears_news: true, ..Self::greet(send, recv, &ours).await? })
     }
 
     /// The relay's side: the first stream is the control stream.
@@ -81,7 +95,7 @@ impl Control {
             theirs_min: peer.min_version,
             theirs_max: peer.max_version,
         })?;
-        Ok(Self { send, reader, skipped: 0, peer, version })
+        Ok(Self { send, reader, skipped: 0, left: false, hears_news: false, peer, version })
     }
 
     /// Tells the peer that no new streams are wanted.
@@ -94,15 +108,32 @@ impl Control {
         write(&mut self.send, &Message::Probe).await
     }
 
-    /// Waits until the peer says that it will leave. Cancelling the wait loses nothing.
-    pub async fn peer_leaves(&mut self) -> Result<(), GreetingError> {
+    /// The relay's side: tells the box that something about it has changed, if the box said that
+    /// it understands that.
+    pub async fn say_news(&mut self) -> Result<(), GreetingError> {
+        if self.peer.capabilities & HEARS_NEWS == 0 {
+            return Ok(());
+        }
+        write(&mut self.send, &Message::News).await
+    }
+
+    /// Waits for what the peer says. Cancelling the wait loses nothing.
+    pub async fn next_event(&mut self) -> Result<Event, GreetingError> {
         loop {
             match self.reader.next().await? {
-                Message::Leaving => return Ok(()),
-                Message::Probe | Message::Unknown(_) if self.skipped < MAX_SKIPPED => {
-                    self.skipped += 1;
+                Message::Leaving if !self.left => {
+                    self.left = true;
+                    return Ok(Event::Leaving);
                 }
-                _ => return Err(GreetingError::Order),
+                Message::News if self.hears_news => return Ok(Event::News),
+                Message::Hello(_) => return Err(GreetingError::Order),
+                // What says nothing, or nothing new, to us.
+                Message::Leaving | Message::News | Message::Probe | Message::Unknown(_) => {
+                    self.skipped += 1;
+                    if self.skipped > MAX_SKIPPED {
+                        return Err(GreetingError::Order);
+                    }
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
-//! Both ends of a tunnel prove an Ed25519 key in the TLS handshake as a raw public key
-//! (RFC 7250), and each accepts only keys that it was told: no authority, no name, no date.
+//! Both ends of a connection prove an Ed25519 key in the TLS handshake as a raw public key
+//! (RFC 7250): no authority, no name, no date. An agent accepts the one key that it was told. A
+//! relay accepts all and decides afterwards what each may do.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,71 +20,99 @@ use rustls::{
 use crate::identity::{Identity, PublicKey};
 use crate::quic::crypto_provider;
 
-/// The protocol that both ends must name in ALPN; a change that old peers cannot skip gets a
-/// new number.
-pub const ALPN: &[u8] = b"sealpost/1";
-
-/// Which keys an end accepts from its peer. Asked once a handshake, before it completes.
-pub trait Admission: Send + Sync + 'static {
-    /// Whether the peer with `key` may connect.
-    fn admits(&self, key: &PublicKey) -> bool;
+/// What a connection is for. Both ends must name the same in ALPN (RFC 7301); a change that old
+/// peers cannot skip gets a new number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// To carry mail, as long as it holds.
+    Tunnel,
+    /// To ask the registry something, and be closed.
+    Registry,
 }
 
-impl<F: Fn(&PublicKey) -> bool + Send + Sync + 'static> Admission for F {
-    fn admits(&self, key: &PublicKey) -> bool {
-        self(key)
+impl Use {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Tunnel, Self::Registry];
+
+    /// Its name on the wire.
+    pub fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Tunnel => b"sealpost/1",
+            Self::Registry => b"sealpost-registry/1",
+        }
+    }
+
+    /// The use that `alpn` names.
+    pub fn from_alpn(alpn: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|this| this.alpn() == alpn)
     }
 }
 
-/// TLS for the relay: proves `identity`, admits the boxes that `boxes` knows.
-pub(crate) fn server_config(
-    identity: &Identity,
-    boxes: impl Admission,
-) -> Result<rustls::ServerConfig, Error> {
+/// Which key the peer must prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// This one.
+    Exactly(PublicKey),
+    /// Any Ed25519 key. Who is there is known after the handshake, and nothing that it says may
+    /// be believed but what is signed by a key that is known.
+    Any,
+}
+
+impl Pin {
+    fn admits(self, key: PublicKey) -> bool {
+        match self {
+            Self::Exactly(pinned) => pinned == key,
+            Self::Any => true,
+        }
+    }
+}
+
+/// TLS for the relay: proves `identity`, admits whoever proves a key.
+pub(crate) fn server_config(identity: &Identity) -> Result<rustls::ServerConfig, Error> {
     let mut config = rustls::ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(Arc::new(Pinned::new(boxes)))
+        .with_client_cert_verifier(Arc::new(Pinned::new(Pin::Any)))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(identity.certified())));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = Use::ALL.map(|this| this.alpn().to_vec()).to_vec();
     // No resumption: a ticket costs memory a box and would let a revoked key come back.
     config.send_tls13_tickets = 0;
     Ok(config)
 }
 
-/// TLS for the agent: proves `identity`, accepts the relay that holds `relay`.
+/// TLS for the agent: proves `identity`, accepts the relay that `pin` means.
 pub(crate) fn client_config(
     identity: &Identity,
-    relay: PublicKey,
+    pin: Pin,
+    purpose: Use,
 ) -> Result<rustls::ClientConfig, Error> {
-    let pinned = Pinned::new(move |key: &PublicKey| *key == relay);
     let mut config = rustls::ClientConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(pinned))
+        .with_custom_certificate_verifier(Arc::new(Pinned::new(pin)))
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
             identity.certified(),
         )));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![purpose.alpn().to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     // The server name is a constant; whom we meant is said by the pin.
     config.enable_sni = false;
     Ok(config)
 }
 
-/// Accepts a raw public key that `admission` knows, for clients and for servers alike.
-struct Pinned<A> {
-    admission: A,
+/// Accepts a raw public key that `pin` allows, of clients and of servers alike.
+struct Pinned {
+    pin: Pin,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl<A: Admission> Pinned<A> {
-    fn new(admission: A) -> Self {
-        Self { admission, algorithms: crypto_provider().signature_verification_algorithms }
+impl Pinned {
+    fn new(pin: Pin) -> Self {
+        Self { pin, algorithms: crypto_provider().signature_verification_algorithms }
     }
 
     fn check(&self, key: &CertificateDer<'_>) -> Result<(), Error> {
         match PublicKey::from_spki(key) {
-            Ok(key) if self.admission.admits(&key) => Ok(()),
+            Ok(key) if self.pin.admits(key) => Ok(()),
             // Becomes the alert `access_denied`, which the other end reads as "not my key".
             _ => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
@@ -100,7 +129,7 @@ impl<A: Admission> Pinned<A> {
     }
 }
 
-impl<A> fmt::Debug for Pinned<A> {
+impl fmt::Debug for Pinned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pinned")
     }
@@ -110,7 +139,7 @@ fn tls12() -> Result<HandshakeSignatureValid, Error> {
     Err(PeerIncompatible::Tls13RequiredForQuic.into())
 }
 
-impl<A: Admission> ServerCertVerifier for Pinned<A> {
+impl ServerCertVerifier for Pinned {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -149,7 +178,7 @@ impl<A: Admission> ServerCertVerifier for Pinned<A> {
     }
 }
 
-impl<A: Admission> ClientCertVerifier for Pinned<A> {
+impl ClientCertVerifier for Pinned {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -5,18 +5,20 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    ClientConfig, ConnectError, Connecting, Connection, Endpoint, EndpointConfig, IdleTimeout,
+    ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::identity::{Identity, PublicKey};
-use crate::pins::{self, Admission};
+use crate::pins;
 use crate::restart_keys::RestartKeys;
+
+pub use crate::pins::{Pin, Use};
 
 /// Streams that an agent may have open at a relay at once. A stream slot costs the relay 50 to
 /// 60 bytes for every allowed stream of every box, so it allows few.
@@ -61,25 +63,31 @@ pub fn crypto_provider() -> Arc<CryptoProvider> {
     PROVIDER.clone()
 }
 
-/// The relay's end: listens on `address`, admits the boxes that `boxes` knows.
+/// The relay's end: listens on `address` for whoever proves a key. TLS admits all, for any
+/// [`Use`]: what a key may do is decided after the handshake, where it can be said why not.
 pub fn relay_endpoint(
     address: SocketAddr,
     identity: &Identity,
-    boxes: impl Admission,
     keys: &RestartKeys,
 ) -> io::Result<Endpoint> {
-    let tls = pins::server_config(identity, boxes).map_err(io::Error::other)?;
-    let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
-    let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(keys.token_key()));
-    let mut transport = transport();
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(AGENT_STREAMS));
-    server.transport_config(Arc::new(transport)).migration(true).max_incoming(MAX_INCOMING);
-
     let mut endpoint = EndpointConfig::new(Arc::new(keys.reset_key()));
     let id_key = keys.connection_id_key();
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
     let socket = udp_socket(address)?;
+    let server = relay_server_config(identity, keys);
     Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime))
+}
+
+/// How a relay with `identity` takes connections: for [`Endpoint::set_server_config`] too, when
+/// its key has changed. Connections that are open go on with the key that they began with.
+pub fn relay_server_config(identity: &Identity, keys: &RestartKeys) -> ServerConfig {
+    let tls = pins::server_config(identity).expect("the provider supports TLS 1.3");
+    let crypto = QuicServerConfig::try_from(tls).expect("the provider has AES-128-GCM");
+    let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(keys.token_key()));
+    let mut transport = transport();
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(AGENT_STREAMS));
+    server.transport_config(Arc::new(transport)).migration(true).max_incoming(MAX_INCOMING);
+    server
 }
 
 /// The agent's end: a socket that dials relays.
@@ -88,23 +96,39 @@ pub fn agent_endpoint(address: SocketAddr) -> io::Result<Endpoint> {
     Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
 }
 
-/// Dials the relay that holds the key `relay`; the result is not trusted before the relay has
-/// answered on the control stream, as a TLS 1.3 client learns only then that it was admitted.
+/// Dials the relay that `pin` means; the result is not trusted before the relay has said
+/// something, as a TLS 1.3 client learns only then that it was admitted.
+///
+/// # Panics
+/// For a tunnel to [`Pin::Any`]: mail is carried for a relay that is known, or not at all.
 pub fn dial(
     endpoint: &Endpoint,
     address: SocketAddr,
     identity: &Identity,
-    relay: PublicKey,
-) -> Result<quinn::Connecting, quinn::ConnectError> {
-    let tls = pins::client_config(identity, relay).expect("the provider supports TLS 1.3");
+    pin: Pin,
+    purpose: Use,
+) -> Result<Connecting, ConnectError> {
+    assert!((pin, purpose) != (Pin::Any, Use::Tunnel), "a tunnel is for a relay that is known");
+    let tls = pins::client_config(identity, pin, purpose).expect("the provider supports TLS 1.3");
     let crypto = QuicClientConfig::try_from(tls).expect("the provider has AES-128-GCM");
     let mut client = ClientConfig::new(Arc::new(crypto));
+    let streams = match purpose {
+        Use::Tunnel => RELAY_STREAMS,
+        // There a relay only answers.
+        Use::Registry => 0,
+    };
     let mut transport = transport();
     transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(RELAY_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
         .keep_alive_interval(Some(KEEP_ALIVE));
     client.transport_config(Arc::new(transport));
     endpoint.connect_with(client, address, SERVER_NAME)
+}
+
+/// What the connection is for, as both ends named it in the handshake.
+pub fn purpose(connection: &Connection) -> Option<Use> {
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    Use::from_alpn(&data.protocol?)
 }
 
 /// The key that the peer proved in the handshake.

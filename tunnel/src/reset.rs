@@ -5,6 +5,8 @@
 
 use quinn::{ConnectionError, VarInt};
 
+use crate::spoken::spoken;
+
 /// Longest description of an end, in characters.
 const MAX_DESCRIPTION: usize = 300;
 
@@ -87,6 +89,10 @@ reset_codes! {
     Replaced = 0x22, "replaced";
     /// The box is no longer known here.
     Revoked = 0x23, "revoked";
+    /// The relay knows no box with this key.
+    UnknownBox = 0x24, "unknown-box";
+    /// As many ask the registry as may.
+    Busy = 0x25, "busy";
 }
 
 impl From<ResetCode> for VarInt {
@@ -107,7 +113,7 @@ pub fn describe(error: &ConnectionError) -> String {
         }
         error => error.to_string(),
     };
-    text.chars().filter(|c| !c.is_control()).take(MAX_DESCRIPTION).collect()
+    spoken(&text, MAX_DESCRIPTION)
 }
 
 #[cfg(test)]

@@ -1,151 +1,106 @@
-//! One attempt to reach a relay: all of its addresses, and a reason in words when none answers.
+//! One attempt to bring a tunnel up: all addresses of the relay, until one says hello.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use anyhow::Context;
-use quinn::{Connection, ConnectionError, Endpoint};
+use quinn::{Connection, Endpoint};
 use sealpost_tunnel::control::Hello;
 use sealpost_tunnel::greeting::{Control, GreetingError};
-use sealpost_tunnel::reset::describe;
-use sealpost_tunnel::{Identity, ResetCode, quic};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tracing::debug;
+use sealpost_tunnel::quic::{Pin, Use};
+use sealpost_tunnel::{Identity, PublicKey, ResetCode};
 
-use super::eyeballs::{STAGGER, order};
 use crate::config::Relay;
+use crate::reach::Sockets;
+use crate::reach::failure::{Failure, Unreached};
+use crate::registration::keys::{Keys, Which};
+use crate::registration::pins::Pins;
+use crate::registration::succession::{connect, follow};
 
-/// From the first packet to the relay's hello.
-const ATTEMPT: Duration = Duration::from_secs(10);
-/// For looking one host name up.
-const LOOKUP: Duration = Duration::from_secs(10);
 const SOFTWARE: &str = concat!("sealpost-agent ", env!("CARGO_PKG_VERSION"));
 
-/// The TLS alert `access_denied` as a QUIC error code (RFC 9001 section 4.8): a pin failed.
-const ACCESS_DENIED: u64 = 0x100 | 49;
-
-/// The sockets that dial, one a family.
+/// What it takes to dial; clones share it.
 #[derive(Clone)]
 pub struct Dialer {
-    v4: Option<Endpoint>,
-    v6: Option<Endpoint>,
-    identity: Identity,
+    sockets: Sockets,
+    keys: Arc<Keys>,
+    pins: Pins,
 }
 
 /// A tunnel on which both ends said hello.
 pub(super) struct Tunnel {
     pub(super) connection: Connection,
     pub(super) control: Control,
+    /// The key that we proved.
+    pub(super) us: PublicKey,
+    /// The key that the relay proved.
+    pub(super) relay: PublicKey,
 }
 
 impl Dialer {
-    /// Binds a socket of each family that this machine has.
-    pub fn bind(identity: Identity) -> anyhow::Result<Self> {
-        let v4 = quic::agent_endpoint((Ipv4Addr::UNSPECIFIED, 0).into());
-        let v6 = quic::agent_endpoint((Ipv6Addr::UNSPECIFIED, 0).into()).ok();
-        match (v4, v6) {
-            (Err(error), None) => Err(error).context("cannot open a UDP socket"),
-            (v4, v6) => Ok(Self { v4: v4.ok(), v6, identity }),
-        }
+    /// Dials through `sockets`, proves one of `keys`, and demands of relays what `pins` says.
+    pub fn new(sockets: Sockets, keys: Arc<Keys>, pins: Pins) -> Self {
+        Self { sockets, keys, pins }
     }
 
     /// The sockets, to be closed last.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        [&self.v4, &self.v6].into_iter().flatten()
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
-    /// Dials `relay` at all of its addresses; the first that says hello wins.
-    pub(super) async fn dial(&self, relay: &Relay) -> Result<Tunnel, String> {
-        let addresses = order(&look_up(relay).await?);
-        let mut attempts = JoinSet::new();
-        for (at, address) in addresses.into_iter().enumerate() {
-            let (dialer, relay) = (self.clone(), relay.clone());
-            let delay = STAGGER * u32::try_from(at).unwrap_or(u32::MAX);
-            attempts.spawn(async move {
-                sleep(delay).await;
-                timeout(ATTEMPT, dialer.dial_one(&relay, address))
-                    .await
-                    .unwrap_or_else(|_| Err(NO_ANSWER.into()))
-                    .map_err(|reason| format!("{address}: {reason}"))
-            });
-        }
-        let mut reasons = Vec::new();
-        while let Some(ended) = attempts.join_next().await {
-            match ended {
-                // Dropping the others closes what they have.
-                Ok(Ok(tunnel)) => return Ok(tunnel),
-                Ok(Err(reason)) => {
-                    debug!(relay = relay.name, reason, "attempt failed");
-                    reasons.push(reason);
-                }
-                Err(error) => reasons.push(error.to_string()),
-            }
-        }
-        reasons.sort();
-        Err(reasons.join("; "))
-    }
-
-    async fn dial_one(&self, relay: &Relay, address: SocketAddr) -> Result<Tunnel, String> {
-        let endpoint = if address.is_ipv6() { &self.v6 } else { &self.v4 };
-        let endpoint = endpoint.as_ref().ok_or("this machine has no socket for such addresses")?;
-        let connecting = quic::dial(endpoint, address, &self.identity, relay.key)
-            .map_err(|error| error.to_string())?;
-        let connection = connecting.await.map_err(|error| self.explain(&error))?;
-        match Control::open(&connection, &Hello::ours(SOFTWARE)).await {
-            Ok(control) => Ok(Tunnel { connection, control }),
-            Err(GreetingError::Connection(error)) => Err(self.explain(&error)),
-            // The stream may learn of the end of its connection first.
-            Err(GreetingError::Stream(reason)) => Err(match connection.close_reason() {
-                Some(error) => self.explain(&error),
-                None => reason,
-            }),
-            Err(error) => {
-                let code = match error {
-                    GreetingError::Version { .. } => ResetCode::Version,
-                    _ => ResetCode::Protocol,
+    /// Dials `relay` at all of its addresses; the first that says hello wins. A relay that changed
+    /// its key is followed.
+    pub(super) async fn dial(&self, relay: &Relay, which: Which) -> Result<Tunnel, Unreached> {
+        let identity = self.keys.read(which);
+        let known = self.pins.trusted(relay.key);
+        match self.dial_key(relay, known, &identity).await {
+            Err(unreached) if unreached.other_key() => {
+                let followed = follow(&self.sockets, &self.pins, &relay.addresses, relay.key);
+                let Ok(key) = followed.await else {
+                    return Err(unreached);
                 };
-                connection.close(code.into(), error.to_string().as_bytes());
-                Err(error.to_string())
+                self.dial_key(relay, key, &identity).await
             }
+            other => other,
         }
     }
 
-    /// What went wrong and what to do, in words.
-    fn explain(&self, error: &ConnectionError) -> String {
-        match error {
-            ConnectionError::TransportError(error) if u64::from(error.code) == ACCESS_DENIED => {
-                "another key answers there than the one in this box's file: either the key was \
-                 copied wrongly, or somebody else answers in the relay's place; ask the relay's \
-                 operator for its key (`sealpost-relay key`)"
-                    .into()
-            }
-            ConnectionError::ConnectionClosed(close)
-                if u64::from(close.error_code) == ACCESS_DENIED =>
-            {
-                format!(
-                    "the relay does not know this box; give its operator this box's key: {}",
-                    self.identity.public()
-                )
-            }
-            ConnectionError::TimedOut => NO_ANSWER.into(),
-            error => describe(error),
-        }
+    async fn dial_key(
+        &self,
+        relay: &Relay,
+        key: PublicKey,
+        identity: &Arc<Identity>,
+    ) -> Result<Tunnel, Unreached> {
+        let attempt = |endpoint: Endpoint, address| {
+            let identity = identity.clone();
+            async move { dial_one(&endpoint, address, &identity, key).await }
+        };
+        self.sockets.first(&relay.addresses, attempt).await
     }
 }
 
-const NO_ANSWER: &str =
-    "no answer; is the relay running, and does the network here let UDP to it pass?";
-
-async fn look_up(relay: &Relay) -> Result<Vec<SocketAddr>, String> {
-    let mut found = Vec::new();
-    let mut reasons = Vec::new();
-    for address in &relay.addresses {
-        match timeout(LOOKUP, tokio::net::lookup_host(address.as_str())).await {
-            Ok(Ok(addresses)) => found.extend(addresses),
-            Ok(Err(error)) => reasons.push(format!("{}: {error}", address.as_str())),
-            Err(_) => reasons.push(format!("{}: looking it up took too long", address.as_str())),
+async fn dial_one(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    identity: &Identity,
+    relay: PublicKey,
+) -> Result<Tunnel, Failure> {
+    let pin = Pin::Exactly(relay);
+    let connection = connect(endpoint, address, identity, pin, Use::Tunnel).await?;
+    match Control::open(&connection, &Hello::ours(SOFTWARE)).await {
+        Ok(control) => Ok(Tunnel { connection, control, us: identity.public(), relay }),
+        Err(GreetingError::Connection(error)) => Err(Failure::of(&error)),
+        // The stream may learn of the end of its connection first.
+        Err(GreetingError::Stream(reason)) => Err(match connection.close_reason() {
+            Some(error) => Failure::of(&error),
+            None => Failure::Other(reason),
+        }),
+        Err(error) => {
+            let code = match error {
+                GreetingError::Version { .. } => ResetCode::Version,
+                _ => ResetCode::Protocol,
+            };
+            connection.close(code.into(), error.to_string().as_bytes());
+            Err(Failure::Other(error.to_string()))
         }
     }
-    if found.is_empty() { Err(reasons.join("; ")) } else { Ok(found) }
 }

@@ -2,21 +2,25 @@
 
 mod backoff;
 mod dial;
-mod eyeballs;
+mod standing;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use sealpost_tunnel::ResetCode;
-use sealpost_tunnel::reset::describe;
+use sealpost_tunnel::greeting::Event;
+use sealpost_tunnel::request::Standing;
 use sealpost_tunnel::stream::TunnelStream;
+use sealpost_tunnel::{PublicKey, ResetCode};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Relay;
 use crate::deliver::{Deliveries, session};
+use crate::reach::failure::Failure;
+use crate::registration::keys::Which;
 use backoff::Backoff;
 pub use dial::Dialer;
 use dial::Tunnel;
@@ -36,6 +40,8 @@ pub enum State {
         ///
         /// [`Hello::capabilities`]: sealpost_tunnel::control::Hello
         capabilities: u64,
+        /// The key that the relay proved.
+        key: PublicKey,
     },
 }
 
@@ -44,6 +50,8 @@ pub struct Uplink {
     /// From the owner's file.
     pub relay: Arc<Relay>,
     state: Mutex<State>,
+    /// What the relay said last that it holds about this box, and when.
+    standing: Mutex<Option<(Standing, Instant)>>,
     /// Ends the uplink: no dialling, no new streams; the tunnel stays until all streams ended.
     leave: CancellationToken,
 }
@@ -54,6 +62,7 @@ impl Uplink {
         Self {
             relay: Arc::new(relay),
             state: Mutex::new(State::Down(None)),
+            standing: Mutex::default(),
             leave: CancellationToken::new(),
         }
     }
@@ -61,6 +70,11 @@ impl Uplink {
     /// Its state now.
     pub fn state(&self) -> State {
         self.lock().clone()
+    }
+
+    /// What the relay said last that it holds about this box, and when.
+    pub fn standing(&self) -> Option<(Standing, Instant)> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks the relay for no new streams and ends when the open ones have ended.
@@ -71,10 +85,11 @@ impl Uplink {
     /// Dials, serves, and dials again, until told to leave.
     pub async fn keep_up(&self, dialer: Dialer, deliveries: Arc<Deliveries>) {
         let mut backoff = Backoff::default();
+        let mut which = Which::default();
         let name = self.relay.name.as_str();
         while !self.leave.is_cancelled() {
             let dialled = tokio::select! {
-                dialled = dialer.dial(&self.relay) => dialled,
+                dialled = dialer.dial(&self.relay, which) => dialled,
                 () = self.leave.cancelled() => return,
             };
             match dialled {
@@ -84,13 +99,19 @@ impl Uplink {
                     let software = tunnel.control.peer.software.clone();
                     info!(relay = name, %address, software, "tunnel up");
                     let capabilities = tunnel.control.peer.capabilities;
-                    *self.lock() = State::Up { address, since: began, capabilities };
+                    let key = tunnel.relay;
+                    *self.lock() = State::Up { address, since: began, capabilities, key };
                     let reason = self.serve(tunnel, &deliveries).await;
                     backoff.was_up(began.elapsed());
                     info!(relay = name, %reason, "tunnel down");
                     *self.lock() = State::Down(Some(reason));
                 }
-                Err(reason) => {
+                Err(unreached) => {
+                    if unreached.key_not_taken() {
+                        // In the middle of a rotation a relay knows one of two keys.
+                        which = which.other();
+                    }
+                    let reason = unreached.to_string();
                     // Said once, not at each attempt.
                     let known = matches!(&*self.lock(), State::Down(Some(old)) if *old == reason);
                     if !known {
@@ -106,8 +127,12 @@ impl Uplink {
 
     /// Delivers the streams of a tunnel; why it ended.
     async fn serve(&self, tunnel: Tunnel, deliveries: &Arc<Deliveries>) -> String {
-        let Tunnel { connection, mut control } = tunnel;
+        let Tunnel { connection, mut control, us, .. } = tunnel;
         let open = tokio_util::task::TaskTracker::new();
+        let news = Notify::new();
+        let first = self.standing().is_none();
+        let asking = standing::follow(&connection, us, &news, first, |s| self.keep(s));
+        let mut asking = std::pin::pin!(asking);
         let mut relay_leaves = false;
         loop {
             tokio::select! {
@@ -121,19 +146,25 @@ impl Uplink {
                             drop(token);
                         });
                     }
-                    Err(reason) => return describe(&reason),
+                    Err(reason) => return Failure::of(&reason).to_string(),
                 },
-                left = control.peer_leaves(), if !relay_leaves => match left {
+                event = control.next_event(), if !relay_leaves => match event {
                     // It takes no new senders; what is open goes on until it closes.
-                    Ok(()) => {
+                    Ok(Event::Leaving) => {
                         relay_leaves = true;
                         info!(relay = self.relay.name, "the relay is shutting down");
                     }
+                    Ok(Event::News) => news.notify_one(),
                     Err(error) => {
+                        // The stream may learn of the end of its connection first.
+                        if let Some(reason) = connection.close_reason() {
+                            return Failure::of(&reason).to_string();
+                        }
                         connection.close(ResetCode::Protocol.into(), error.to_string().as_bytes());
                         return error.to_string();
                     }
                 },
+                () = &mut asking => {}
                 () = self.leave.cancelled() => break,
             }
         }
@@ -146,8 +177,14 @@ impl Uplink {
             }
             // Streams that the relay opened before it heard of our leaving are not taken; it
             // offers them elsewhere.
-            reason = refuse_streams(&connection) => describe(&reason),
+            reason = refuse_streams(&connection) => Failure::of(&reason).to_string(),
         }
+    }
+
+    fn keep(&self, now: Standing) {
+        let mut kept = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing::tell(&self.relay.name, kept.as_ref().map(|(before, _)| before), &now);
+        *kept = Some((now, Instant::now()));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

@@ -46,10 +46,12 @@ impl Level {
 /// Begins to log. `RUST_LOG` overrides `level`, for a look at one module.
 pub fn start(format: Format, level: Level) -> anyhow::Result<()> {
     let level = level.name();
-    // The libraries' own events are for their developers; ours tell what an operator needs.
+    // The libraries' own events are for their developers; ours tell what an operator needs. What
+    // the DNS libraries say has the words of strangers in it.
     let ours = format!(
         "warn,sealpost_relay={level},sealpost_agent={level},sealpost_daemon={level},\
-         sealpost_tunnel={level},quinn=error,quinn_proto=error,quinn_udp=error"
+         sealpost_tunnel={level},quinn=error,quinn_proto=error,quinn_udp=error,\
+         sqlx=error,hickory_net=off,hickory_proto=off,hickory_resolver=off"
     );
     let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(ours))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

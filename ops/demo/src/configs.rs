@@ -23,13 +23,13 @@ const FREE: &str = "127.0.0.1:0";
 pub(crate) struct Relay {
     hostname: &'static str,
     state: PathBuf,
+    /// The demo has no name servers to prove a domain with, so its box goes by a name under this.
+    box_domain: &'static str,
     smtp: Listeners,
-    tunnel: Listeners,
+    tunnel: Tunnel,
     admin: Admin,
     log: Log,
     limits: Limits,
-    #[serde(rename = "box", skip_serializing_if = "Vec::is_empty")]
-    boxes: Vec<Box>,
 }
 
 /// agent.toml
@@ -38,13 +38,18 @@ pub(crate) struct Agent {
     state: PathBuf,
     admin: Admin,
     log: Log,
-    relay: Vec<RelayEntry>,
     service: Vec<Service>,
 }
 
 #[derive(Debug, Serialize)]
 struct Listeners {
     listen: Vec<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Tunnel {
+    listen: Vec<&'static str>,
+    announce: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,22 +72,6 @@ struct Limits {
 }
 
 #[derive(Debug, Serialize)]
-struct Box {
-    name: &'static str,
-    key: String,
-    mx: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct RelayEntry {
-    name: &'static str,
-    addresses: Vec<String>,
-    key: String,
-    /// The demo's sender comes from 127.0.0.1, which an agent takes for a lie otherwise.
-    private_senders: bool,
-}
-
-#[derive(Debug, Serialize)]
 struct Service {
     name: &'static str,
     address: String,
@@ -93,46 +82,29 @@ const ADMIN: Admin = Admin { listen: FREE };
 const LOG: Log = Log { format: "json", level: "info", sessions: None };
 
 impl Relay {
-    /// A relay without boxes that keeps its key in `state`.
-    pub(crate) fn new(state: PathBuf) -> Self {
+    /// A relay that keeps its key and its boxes in `state`, and tells boxes to find it at
+    /// `announced`. Its boxes have names under `box_domain`.
+    pub(crate) fn new(state: PathBuf, announced: SocketAddr, box_domain: &'static str) -> Self {
         Self {
             hostname: RELAY_NAME,
             state,
+            box_domain,
             smtp: Listeners { listen: vec![FREE] },
-            tunnel: Listeners { listen: vec![FREE] },
+            tunnel: Tunnel { listen: vec![FREE], announce: vec![announced.to_string()] },
             admin: ADMIN,
             log: Log { sessions: Some("named"), ..LOG },
             limits: Limits { park: format!("{PARK_SECONDS}s") },
-            boxes: Vec::new(),
         }
-    }
-
-    /// With the one box of the demo. It has no address of its own, so it is found by name (SNI).
-    pub(crate) fn with_box(mut self, key: String, mx: &str) -> Self {
-        self.boxes.push(Box { name: "home", key, mx: vec![mx.to_owned()] });
-        self
     }
 }
 
 impl Agent {
-    /// An agent of one relay with one mail server.
-    pub(crate) fn new(
-        state: PathBuf,
-        relay: SocketAddr,
-        relay_key: String,
-        mail_server: SocketAddr,
-        proxy: Proxy,
-    ) -> Self {
+    /// An agent with one mail server, which has not joined a relay yet.
+    pub(crate) fn new(state: PathBuf, mail_server: SocketAddr, proxy: Proxy) -> Self {
         Self {
             state,
             admin: ADMIN,
             log: LOG,
-            relay: vec![RelayEntry {
-                name: "r1",
-                addresses: vec![relay.to_string()],
-                key: relay_key,
-                private_senders: true,
-            }],
             service: vec![Service {
                 name: "smtp",
                 address: mail_server.to_string(),
@@ -140,6 +112,20 @@ impl Agent {
             }],
         }
     }
+}
+
+/// Changes what `join` has written about the relay: the demo's sender comes from 127.0.0.1, which
+/// an agent takes for a lie otherwise; and where it is asked for, the key is a wrong one.
+pub(crate) fn adjust_relay(agent_file: &Path, pin: Option<&str>) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(agent_file)?;
+    let mut file: toml::Table = text.parse()?;
+    let relay = file.get_mut("relay").and_then(|relays| relays.get_mut(0));
+    let relay = relay.and_then(toml::Value::as_table_mut).context("join wrote no [[relay]]")?;
+    relay.insert("private_senders".into(), true.into());
+    if let Some(pin) = pin {
+        relay.insert("key".into(), pin.into());
+    }
+    write(agent_file, &file)
 }
 
 /// Writes a configuration file.
@@ -154,15 +140,13 @@ mod tests {
 
     #[test]
     fn writes_what_the_programs_read() {
-        let relay =
-            Relay::new("state \"dir\"".into()).with_box("ed25519:x".into(), "mx.home.example");
+        let address = "127.0.0.1:9".parse().expect("an address");
+        let relay = Relay::new("state \"dir\"".into(), address, "home.example");
         let relay: toml::Table = toml::to_string(&relay).expect("TOML").parse().expect("TOML");
         assert_eq!(relay["smtp"]["listen"][0].as_str(), Some("127.0.0.1:0"));
-        assert_eq!(relay["box"][0]["mx"][0].as_str(), Some("mx.home.example"));
-        let address = "127.0.0.1:9".parse().expect("an address");
-        let agent = Agent::new("s".into(), address, "ed25519:x".into(), address, Proxy::V1);
+        assert_eq!(relay["tunnel"]["announce"][0].as_str(), Some("127.0.0.1:9"));
+        let agent = Agent::new("s".into(), address, Proxy::V1);
         let agent: toml::Table = toml::to_string(&agent).expect("TOML").parse().expect("TOML");
-        assert_eq!(agent["relay"][0]["addresses"][0].as_str(), Some("127.0.0.1:9"));
         assert_eq!(agent["service"][0]["proxy"].as_str(), Some("v1"));
     }
 }

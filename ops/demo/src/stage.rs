@@ -1,5 +1,6 @@
 //! The processes, taps and files of one run.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,9 @@ pub(crate) const CLOSING: Duration = Duration::from_secs(10);
 
 /// The home's mail domain.
 pub(crate) const DOMAIN: &str = "home.example";
+
+/// What the relay's operator calls the box. Its name at the relay is this under [`DOMAIN`].
+const BOX: &str = "mx";
 
 /// The name in the domain's MX record: what senders ask for in the ClientHello.
 pub(crate) const MX: &str = "mx.home.example";
@@ -81,37 +85,37 @@ impl Stage {
         Ok(address)
     }
 
-    /// Makes both keys, writes both files, starts the relay and the tap before it.
+    /// Starts the relay with the tap before it, invites the box and lets it join.
     pub(crate) async fn start_relay(
         &mut self,
         mail_server: SocketAddr,
         proxy: Proxy,
         wrong_pin: bool,
     ) -> anyhow::Result<()> {
-        let bare = configs::Relay::new(self.path("relay"));
-        let mut pin = self.relay_key("relay.toml", &bare).await?;
-        if wrong_pin {
-            // A real key, only another relay's.
-            let other = configs::Relay::new(self.path("other-relay"));
-            pin = self.relay_key("other-relay.toml", &other).await?;
-        }
-        let relay_address = self.tunnel_tap.address();
-        let state = self.path("agent");
-        let agent = configs::Agent::new(state, relay_address, pin, mail_server, proxy);
-        let agent_file = self.path("agent.toml");
-        configs::write(&agent_file, &agent)?;
-        let arguments = ["key".into(), "--config".into(), agent_file.into_os_string()];
-        let agent_key = child::ask(Role::Agent, &arguments).await?;
-
-        let relay_file = self.path("relay.toml");
-        configs::write(&relay_file, &bare.with_box(agent_key, MX))?;
-        let arguments = ["run".into(), "--config".into(), relay_file.into_os_string()];
+        let relay_file = self.relay_file("relay")?;
+        let arguments = ["run".into(), "--config".into(), relay_file.clone()];
         let relay = self.relay.insert(Child::start(Role::Relay, &arguments, &self.journal)?);
         let smtp = relay.listening("smtp", START).await?;
         let tunnel = relay.listening("tunnel", START).await?;
         self.tunnel_tap.start(tunnel);
         self.smtp_tap = Some(TcpTap::start(smtp).await?);
-        Ok(())
+
+        let arguments: [OsString; 4] = ["invite".into(), BOX.into(), "--config".into(), relay_file];
+        let invite = child::ask(Role::Relay, &arguments).await?;
+        let agent_file = self.path("agent.toml");
+        let agent = configs::Agent::new(self.path("agent"), mail_server, proxy);
+        configs::write(&agent_file, &agent)?;
+        let config = agent_file.clone().into_os_string();
+        let join = ["join", &invite, "--yes", "--name", "r1", "--config"].map(OsString::from);
+        child::ask(Role::Agent, &[&join[..], &[config]].concat()).await?;
+        let mut pin = None;
+        if wrong_pin {
+            // A real key, only another relay's.
+            let other = self.relay_file("other-relay")?;
+            let arguments = ["key".into(), "--config".into(), other];
+            pin = Some(child::ask(Role::Relay, &arguments).await?);
+        }
+        configs::adjust_relay(&agent_file, pin.as_deref())
     }
 
     /// Starts the agent. `start_relay` has written its file.
@@ -176,11 +180,12 @@ impl Stage {
         }
     }
 
-    async fn relay_key(&self, file: &str, config: &configs::Relay) -> anyhow::Result<String> {
-        let file = self.path(file);
-        configs::write(&file, config)?;
-        let arguments = ["key".into(), "--config".into(), file.into_os_string()];
-        child::ask(Role::Relay, &arguments).await
+    /// Writes the configuration of a relay; its path.
+    fn relay_file(&self, name: &str) -> anyhow::Result<OsString> {
+        let relay = configs::Relay::new(self.path(name), self.tunnel_tap.address(), DOMAIN);
+        let file = self.path(&format!("{name}.toml"));
+        configs::write(&file, &relay)?;
+        Ok(file.into_os_string())
     }
 
     fn path(&self, name: &str) -> PathBuf {

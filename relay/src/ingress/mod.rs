@@ -10,6 +10,7 @@ mod failures;
 mod limits;
 mod listener;
 mod offer;
+mod open;
 pub mod outcome;
 pub mod preamble;
 mod refusal;
@@ -21,6 +22,7 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 pub use listener::Listener;
+pub use open::{OpenSession, OpenSessions, Phase};
 pub use outcome::Outcome;
 
 use crate::boxes::Boxes;
@@ -43,6 +45,8 @@ pub struct Ingress {
     pub draining: CancellationToken,
     /// What log lines may tell.
     pub privacy: Privacy,
+    /// The sessions that are open.
+    pub sessions: Arc<OpenSessions>,
     limits: Arc<limits::Limits>,
     failures: failures::Failures,
 }
@@ -64,6 +68,7 @@ impl Ingress {
             metrics,
             draining,
             privacy,
+            sessions: Arc::default(),
             limits: Arc::default(),
             failures: failures::Failures::default(),
         }

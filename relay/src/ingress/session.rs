@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use sealpost_tunnel::splice::{self, End, Spliced};
-use sealpost_tunnel::{EhloName, ServiceName, SessionId, StreamHeader};
+use sealpost_tunnel::{EhloName, ServiceName, StreamHeader};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -18,6 +18,7 @@ use super::Ingress;
 use super::alert::Alert;
 use super::client_hello::{Hello, HelloError, HelloReader, MAX_HELLO};
 use super::offer::{Accepted, offer};
+use super::open::Listed;
 use super::outcome::Outcome;
 use super::preamble::{MAX_LINE, Preamble, Step};
 use super::refusal::Refusal;
@@ -33,12 +34,7 @@ const BUSY: &str = "421 4.3.2 Too busy, try again later\r\n";
 pub(super) struct Session {
     ingress: Arc<Ingress>,
     settings: Arc<Settings>,
-    id: SessionId,
-    client: SocketAddr,
-    local: SocketAddr,
-    began: Instant,
-    box_name: String,
-    sni: String,
+    open: Listed,
     bytes_in: u64,
     bytes_out: u64,
 }
@@ -57,18 +53,8 @@ impl Session {
         client: SocketAddr,
         local: SocketAddr,
     ) -> Self {
-        Self {
-            ingress,
-            settings,
-            id: SessionId::random(),
-            client,
-            local,
-            began: Instant::now(),
-            box_name: String::new(),
-            sni: String::new(),
-            bytes_in: 0,
-            bytes_out: 0,
-        }
+        let open = ingress.sessions.enter(client, local);
+        Self { ingress, settings, open, bytes_in: 0, bytes_out: 0 }
     }
 
     /// Runs the session to its end and writes its closing line.
@@ -87,6 +73,7 @@ impl Session {
         .await;
         match offered {
             Ok((accepted, _permit)) => {
+                self.open.is_carried();
                 let idle = self.settings.limits.idle;
                 let spliced = splice::splice(tcp, accepted.stream, accepted.first, idle).await;
                 self.bytes_in += spliced.bytes_to_tunnel;
@@ -126,7 +113,7 @@ impl Session {
         tcp: &mut TcpStream,
         buffer: &mut BytesMut,
     ) -> Result<EhloName, Refusal> {
-        let owner = self.ingress.registry.snapshot().by_address(self.local.ip()).cloned();
+        let owner = self.ingress.registry.snapshot().by_address(self.open.local.ip()).cloned();
         if let Some(owner) = &owner {
             // Whom the connection is for is known already, so it can be refused at its cheapest.
             let limit = self.settings.limits.sessions_per_box;
@@ -134,9 +121,9 @@ impl Session {
                 return Err(Refusal::reply(BUSY, Outcome::BusyBox));
             }
         }
-        let turn_away =
-            owner.is_none() && self.ingress.failures.is_recent(self.client.ip(), Instant::now());
-        let mut preamble = Preamble::new(&self.settings.hostname, turn_away);
+        let turn_away = owner.is_none()
+            && self.ingress.failures.is_recent(self.open.client.ip(), Instant::now());
+        let mut preamble = Preamble::new(self.settings.hostname.as_str(), turn_away);
         let gone = |preamble: &Preamble| Refusal::nothing(preamble.on_disconnect());
         self.say(tcp, &preamble.greeting()).await.map_err(|_| gone(&preamble))?;
         loop {
@@ -191,28 +178,28 @@ impl Session {
         greeted: Greeted,
     ) -> Result<(Accepted, SessionPermit), Refusal> {
         let found = self.route(&greeted.hello)?;
-        self.box_name.clone_from(&found.name);
+        self.open.is_for(found.clone());
         let place = self.ingress.boxes.place(found.key);
         let permit = place
             .session(self.settings.limits.sessions_per_box)
             .ok_or(Refusal::alert(Alert::InternalError, Outcome::BusyBox))?;
         let privacy = self.ingress.privacy;
         info!(
-            session = %self.id,
-            r#box = privacy.named(&self.box_name),
-            sni = privacy.named(&self.sni),
+            session = %self.open.id,
+            r#box = privacy.named(&found.name),
+            sni = privacy.named(self.open.sni().unwrap_or_default()),
             "routed"
         );
         let header = StreamHeader {
             service: ServiceName::smtp(),
-            client: self.client,
-            local: self.local,
+            client: self.open.client,
+            local: self.open.local,
             sni: match greeted.hello.sni {
                 Sni::Name(name) => Some(name),
                 _ => None,
             },
             ehlo: greeted.ehlo,
-            session: self.id,
+            session: self.open.id,
         };
         let limits = &self.settings.limits;
         let offered = tokio::select! {
@@ -228,15 +215,15 @@ impl Session {
     }
 
     fn route(&mut self, hello: &Hello) -> Result<Arc<BoxRecord>, Refusal> {
-        let client = self.client.ip();
+        let client = self.open.client.ip();
         if let Sni::Name(name) = &hello.sni {
-            self.sni = name.to_string();
+            self.open.asked_for(name.clone());
             self.ingress.failures.forgive(client);
         }
         if !hello.speaks_mail {
             return Err(Refusal::alert(Alert::NoApplicationProtocol, Outcome::AlpnRefused));
         }
-        let key = RouteKey { local: self.local.ip(), sni: hello.sni.clone(), client };
+        let key = RouteKey { local: self.open.local.ip(), sni: hello.sni.clone(), client };
         let snapshot = self.ingress.registry.snapshot();
         route(&snapshot, &key).cloned().map_err(|no_route| match no_route {
             NoRoute::SniAbsent => {
@@ -250,7 +237,7 @@ impl Session {
     }
 
     async fn say(&mut self, tcp: &mut TcpStream, reply: &str) -> io::Result<()> {
-        debug!(session = %self.id, reply = reply.trim_end(), "said");
+        debug!(session = %self.open.id, reply = reply.trim_end(), "said");
         self.bytes_out += reply.len() as u64;
         tcp.write_all(reply.as_bytes()).await
     }
@@ -292,15 +279,15 @@ impl Drop for ClosingLine {
         s.ingress.metrics.session_ended(*outcome);
         s.ingress.metrics.carried(s.bytes_in, s.bytes_out);
         info!(
-            session = %s.id,
-            client = %privacy.shown(s.client.ip()),
-            local = privacy.named(s.local).map(tracing::field::display),
-            r#box = privacy.named(&s.box_name),
-            sni = privacy.named(&s.sni),
+            session = %s.open.id,
+            client = %privacy.shown(s.open.client.ip()),
+            local = privacy.named(s.open.local).map(tracing::field::display),
+            r#box = privacy.named(s.open.box_name().unwrap_or_default()),
+            sni = privacy.named(s.open.sni().unwrap_or_default()),
             outcome = outcome.label(),
             bytes_in = s.bytes_in,
             bytes_out = s.bytes_out,
-            duration_ms = u64::try_from(s.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            duration_ms = u64::try_from(s.open.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             "session"
         );
     }

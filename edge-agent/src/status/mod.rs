@@ -1,14 +1,16 @@
 //! What the owner is told: one clear line for each relay and each service.
 
-use std::time::Duration;
+mod relay;
+mod words;
 
-use sealpost_tunnel::control::{LOGS_FULL_ADDRESSES, LOGS_SESSIONS};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Proxy;
 use crate::deliver::self_test::Verdict;
 use crate::deliver::services::Service;
-use crate::uplink::{State, Uplink};
+
+pub use relay::RelayStatus;
+pub use words::{date, state_word};
 
 /// The state of an agent, as `status --json` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,25 +23,6 @@ pub struct Status {
     pub relays: Vec<RelayStatus>,
     /// Each service of the owner's file.
     pub services: Vec<ServiceStatus>,
-}
-
-/// The state of one relay.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RelayStatus {
-    /// The owner's name for it.
-    pub name: String,
-    /// Whether a tunnel is up.
-    pub up: bool,
-    /// Where to.
-    pub address: Option<String>,
-    /// For how many seconds.
-    pub up_seconds: Option<u64>,
-    /// Why it is not.
-    pub reason: Option<String>,
-    /// Whether the relay's log says which session was for this box. By its own word.
-    pub logs_sessions: bool,
-    /// Whether the relay's log has whole addresses of senders. By its own word.
-    pub logs_full_addresses: bool,
 }
 
 /// The state of one service.
@@ -55,51 +38,6 @@ pub struct ServiceStatus {
     pub self_test: String,
     /// What the self-test saw.
     pub detail: String,
-}
-
-impl RelayStatus {
-    /// Of `uplink`, now.
-    pub fn of(uplink: &Uplink) -> Self {
-        let name = uplink.relay.name.clone();
-        match uplink.state() {
-            State::Up { address, since, capabilities } => Self {
-                name,
-                up: true,
-                address: Some(address.to_string()),
-                up_seconds: Some(since.elapsed().as_secs()),
-                reason: None,
-                logs_sessions: capabilities & LOGS_SESSIONS != 0,
-                logs_full_addresses: capabilities & LOGS_FULL_ADDRESSES != 0,
-            },
-            State::Down(reason) => Self {
-                name,
-                up: false,
-                address: None,
-                up_seconds: None,
-                reason,
-                logs_sessions: false,
-                logs_full_addresses: false,
-            },
-        }
-    }
-
-    fn line(&self) -> String {
-        let name = &self.name;
-        match (&self.address, self.up_seconds) {
-            (Some(address), Some(seconds)) => {
-                let log = match (self.logs_sessions, self.logs_full_addresses) {
-                    (false, _) => "",
-                    (true, false) => "; its log tells which networks write to this box",
-                    (true, true) => "; its log tells which addresses write to this box",
-                };
-                format!("relay   {name:<12} up        to {address} for {}{log}", duration(seconds))
-            }
-            _ => {
-                let reason = self.reason.as_deref().unwrap_or("dialling");
-                format!("relay   {name:<12} DOWN      {reason}")
-            }
-        }
-    }
 }
 
 impl ServiceStatus {
@@ -150,28 +88,20 @@ impl Status {
             missing.push("no [[service]] is configured".into());
         }
         missing.extend(self.services.iter().filter(|s| !s.ready()).map(ServiceStatus::line));
+        for relay in &self.relays {
+            missing.extend(relay.suspended());
+        }
         missing
     }
 
     /// The lines for people.
     pub fn lines(&self) -> Vec<String> {
         let key = format!("box     {}", self.key);
-        let relays = self.relays.iter().map(RelayStatus::line);
+        let relays = self.relays.iter().flat_map(RelayStatus::lines);
         std::iter::once(key)
             .chain(relays)
             .chain(self.services.iter().map(ServiceStatus::line))
             .collect()
-    }
-}
-
-/// Rough, in at most two units.
-fn duration(seconds: u64) -> String {
-    let d = Duration::from_secs(seconds).as_secs();
-    match (d / 86_400, d / 3_600 % 24, d / 60 % 60, d % 60) {
-        (0, 0, 0, s) => format!("{s} s"),
-        (0, 0, m, s) => format!("{m} min {s} s"),
-        (0, h, m, _) => format!("{h} h {m} min"),
-        (d, h, _, _) => format!("{d} d {h} h"),
     }
 }
 
@@ -189,6 +119,9 @@ mod tests {
             reason: (!up).then(|| "no answer".into()),
             logs_sessions: false,
             logs_full_addresses: false,
+            new_key: None,
+            standing: None,
+            standing_age_seconds: None,
         };
         let service = |self_test: &str, detail: &str| ServiceStatus {
             name: "smtp".into(),

@@ -1,0 +1,49 @@
+//! `run`, `check-config` and `status`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use sealpost_daemon::logging;
+use sealpost_daemon::signals::Signals;
+
+use super::{print_json, terminal};
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::status::Status;
+
+pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = Config::load(path)?;
+    logging::start(config.fixed.log_format, config.fixed.log_level)?;
+    terminal::block_on(async {
+        // Before anything is bound, so that an early signal is not lost.
+        let signals = Signals::listen()?;
+        Agent::bind(config).await?.run(signals, path).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = Config::load(path)?;
+    let (relays, services) = (config.relays.len(), config.services.len());
+    println!("{}: fine; relays: {relays}, services: {services}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn status(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let admin = Config::load(path)?.fixed.admin.get();
+    let client: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
+    let status: Status = client
+        .get(format!("http://{admin}/status"))
+        .call()
+        .and_then(|mut answer| answer.body_mut().read_json())
+        .with_context(|| format!("no agent answers at {admin}; is it running?"))?;
+    if json {
+        print_json(&status)?;
+    } else {
+        status.lines().iter().for_each(|line| println!("{line}"));
+    }
+    Ok(if status.missing().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

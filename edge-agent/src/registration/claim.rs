@@ -1,0 +1,52 @@
+//! Claims a domain at one relay.
+
+use sealpost_tunnel::request::{DomainStanding, RefusalCode, Standing};
+use sealpost_tunnel::{DomainName, MxName, Request};
+
+use super::ask::{AskFailure, Line};
+
+/// Claims `domain` with the MX names `mx` on `line`, whose relay just said `before`. Without names
+/// a claim that stands keeps its own, and a new one gets the relay's default.
+pub async fn claim(
+    line: &Line,
+    before: &Standing,
+    domain: &DomainName,
+    mx: &[MxName],
+) -> Result<(Standing, DomainStanding), AskFailure> {
+    let mx = match (mx, held(before, domain)) {
+        ([], Some(held)) => held.mx.clone(),
+        (mx, _) => mx.to_vec(),
+    };
+    let request = Request::Claim { domain: domain.clone(), mx };
+    let standing = line.standing(&request).await?;
+    let claimed = held(&standing, domain).cloned();
+    let claimed = claimed.ok_or_else(|| {
+        AskFailure::Answer("the relay agreed to the claim, and does not list the domain".into())
+    })?;
+    Ok((standing, claimed))
+}
+
+/// Gives `domain` up; `false` when the relay, which just said `before`, has no such claim.
+pub async fn release(
+    line: &Line,
+    before: &Standing,
+    domain: &DomainName,
+) -> Result<bool, AskFailure> {
+    if held(before, domain).is_none() {
+        return Ok(false);
+    }
+    let standing = line.standing(&Request::Release { domain: domain.clone() }).await?;
+    match held(&standing, domain) {
+        None => Ok(true),
+        Some(_) => Err(AskFailure::Answer("the relay still lists the domain".into())),
+    }
+}
+
+fn held<'a>(standing: &'a Standing, domain: &DomainName) -> Option<&'a DomainStanding> {
+    standing.domains.iter().find(|held| held.domain == *domain)
+}
+
+/// Whether the same claim may succeed later without a change of anything but DNS and network.
+pub fn worth_waiting(failure: &AskFailure) -> bool {
+    failure.may_pass() || failure.code() == Some(RefusalCode::NotProved)
+}

@@ -1,0 +1,145 @@
+//! The streams on which boxes ask: one request and one answer each, and not too many at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use quinn::{Connection, RecvStream, SendStream};
+use sealpost_tunnel::ask::{read_request, write_answer};
+use sealpost_tunnel::request::{Answer, Refusal, RefusalCode};
+use sealpost_tunnel::stream::TunnelStream;
+use sealpost_tunnel::{PublicKey, ResetCode};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::Registrar;
+
+/// Requests that are answered at once, of all boxes.
+const AT_ONCE: usize = 256;
+/// The same of those that are no boxes: anybody can be a stranger, as often as he likes.
+const STRANGERS_AT_ONCE: usize = 32;
+/// Requests that are answered at once, of one box: so that none keeps the others waiting.
+const AT_ONCE_PER_KEY: usize = 2;
+/// Connections to ask on, of one box.
+const CONNECTIONS_PER_KEY: usize = 4;
+/// Connections to ask on, of all that are no boxes.
+const STRANGERS_CONNECTED: usize = 512;
+/// Streams of one connection that is there to ask.
+const STREAMS: usize = 64;
+/// A connection that is there to ask ends after this.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// For reading a request, and again for writing its answer.
+const TRANSFER: Duration = Duration::from_secs(10);
+
+/// Takes requests from streams to the [`Registrar`].
+pub struct Desk {
+    registrar: Registrar,
+    requests: Arc<DashMap<PublicKey, usize>>,
+    connections: Arc<DashMap<PublicKey, usize>>,
+    places: Semaphore,
+    strangers: Semaphore,
+    strangers_connected: Semaphore,
+    streams: TaskTracker,
+}
+
+/// One of the few of a key.
+struct Turn {
+    among: Arc<DashMap<PublicKey, usize>>,
+    key: PublicKey,
+}
+
+impl Desk {
+    /// A desk where `registrar` answers; its tasks run in `streams`.
+    pub fn new(registrar: Registrar, streams: TaskTracker) -> Self {
+        Self {
+            registrar,
+            requests: Arc::default(),
+            connections: Arc::default(),
+            places: Semaphore::new(AT_ONCE),
+            strangers: Semaphore::new(STRANGERS_AT_ONCE),
+            strangers_connected: Semaphore::new(STRANGERS_CONNECTED),
+            streams,
+        }
+    }
+
+    /// Serves a connection that is there to ask.
+    pub async fn serve(self: &Arc<Self>, connection: &Connection, key: PublicKey) {
+        let stranger = self.is_stranger(key);
+        let place = stranger.then(|| self.strangers_connected.try_acquire()).transpose();
+        let turn = Turn::take(&self.connections, key, CONNECTIONS_PER_KEY);
+        // Both are held as long as the connection is served.
+        let (Ok(_place), Some(_turn)) = (place, turn) else {
+            connection.close(ResetCode::Busy.into(), b"too many ask at once; try again soon");
+            return;
+        };
+        let asking = async {
+            for _ in 0..STREAMS {
+                let Ok((send, recv)) = connection.accept_bi().await else { return };
+                self.take(key, send, recv);
+            }
+            // What was taken shall still be answered.
+            connection.closed().await;
+        };
+        if timeout(LIFETIME, asking).await.is_err() {
+            connection.close(ResetCode::Idle.into(), b"this connection is for short questions");
+        }
+    }
+
+    fn is_stranger(&self, key: PublicKey) -> bool {
+        self.registrar.registry.snapshot().by_key(&key).is_none()
+    }
+
+    /// Answers on one stream, in a task of its own.
+    pub fn take(self: &Arc<Self>, key: PublicKey, send: SendStream, recv: RecvStream) {
+        let desk = self.clone();
+        self.streams.spawn(async move { desk.one(key, send, recv).await });
+    }
+
+    async fn one(&self, key: PublicKey, mut send: SendStream, mut recv: RecvStream) {
+        let request = match timeout(TRANSFER, read_request(&mut recv)).await {
+            Ok(Ok(request)) => request,
+            failed => {
+                let reason = failed.map_or("too slow".into(), |read| format!("{:?}", read.err()));
+                debug!(reason, "a request could not be read");
+                TunnelStream::new(send, recv).abort(ResetCode::Protocol);
+                return;
+            }
+        };
+        let places = if self.is_stranger(key) { &self.strangers } else { &self.places };
+        let turn = Turn::take(&self.requests, key, AT_ONCE_PER_KEY);
+        let answer = match (turn, places.try_acquire()) {
+            (Some(_turn), Ok(_place)) => self.registrar.answer(key, request).await,
+            _ => Answer::Refused(Refusal {
+                code: RefusalCode::Busy,
+                message: "too many requests at once; try again in a few seconds".into(),
+            }),
+        };
+        let written = timeout(TRANSFER, write_answer(&mut send, &answer)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            debug!("an answer could not be written");
+            let _ = send.reset(ResetCode::Aborted.into());
+        }
+    }
+}
+
+impl Turn {
+    fn take(among: &Arc<DashMap<PublicKey, usize>>, key: PublicKey, limit: usize) -> Option<Self> {
+        let mut count = among.entry(key).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(Self { among: among.clone(), key })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(mut count) = self.among.get_mut(&self.key) {
+            *count -= 1;
+        }
+        self.among.remove_if(&self.key, |_, count| *count == 0);
+    }
+}
