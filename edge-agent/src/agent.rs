@@ -167,7 +167,10 @@ impl Shared {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             key: self.keys.last().to_string(),
-            relays: self.uplinks.load().iter().map(|uplink| RelayStatus::of(uplink)).collect(),
+            relays: {
+                let kit = self.keys.kit();
+                self.uplinks.load().iter().map(|uplink| RelayStatus::of(uplink, kit)).collect()
+            },
             services: self.deliveries.services.all().iter().map(|s| ServiceStatus::of(s)).collect(),
         }
     }

@@ -14,8 +14,7 @@ use crate::proof::Prover;
 use crate::proof::life::State;
 use crate::proof::verdict::Verdict;
 use crate::registrar::now;
-use crate::registry::Database;
-use crate::registry::domains::Due;
+use crate::registry::{Database, Due};
 
 /// Domains that are checked at once.
 const AT_ONCE: u32 = 16;

@@ -254,6 +254,30 @@ on_both! {
         assert!(matches!(old_kit, Err(RegistryError::UnknownBox)));
     }
 
+    async fn a_thief_who_makes_a_box_leave_does_not_keep_the_kit_from_bringing_it_back(fresh) {
+        let (stolen, recovery, new) = (fresh.joined("alice").await, key(), key());
+        fresh.database.set_recovery(stolen, recovery, None).await.unwrap();
+        fresh.claim(stolen, "example.org", NOW).await.unwrap();
+        let id = fresh.routed().await.by_key(&stolen).unwrap().id;
+        fresh.database.leave(stolen, NOW).await.unwrap();
+        // Another box that names the same kit, which is no secret, does not get or spoil it.
+        let (mallory, invite) = (key(), fresh.invite("mallory").await);
+        fresh.database.join(&invite, mallory, Some(recovery), NOW).await.unwrap();
+        let entry = fresh.database.box_by_key(mallory).await.unwrap().unwrap();
+        assert_eq!(entry.recovery, None);
+        let planted = fresh.database.set_recovery(mallory, recovery, None).await;
+        assert!(matches!(planted, Err(RegistryError::KeyTaken)));
+        for _ in 0..2 {
+            fresh.database.recover(recovery, new, NOW + DAY).await.unwrap();
+        }
+        let record = fresh.routed().await.by_key(&new).cloned().unwrap();
+        assert_eq!((record.id, record.name.as_str()), (id, "alice"));
+        fresh.claim(new, "example.org", NOW + DAY).await.unwrap();
+        assert_eq!(fresh.owner("mx.example.org").await, Some(new));
+        let again = fresh.database.rotate(stolen, key(), NOW + DAY).await;
+        assert!(matches!(again, Err(RegistryError::UnknownBox)));
+    }
+
     async fn a_revoked_box_stays_out_until_it_is_invited_anew(fresh) {
         let (alice, recovery) = (fresh.joined("alice").await, key());
         fresh.database.set_recovery(alice, recovery, None).await.unwrap();

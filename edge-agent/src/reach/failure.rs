@@ -62,8 +62,8 @@ impl fmt::Display for Failure {
             }
             Self::KeyNotTaken(ResetCode::Revoked) => {
                 "the relay no longer takes this box's key: it was revoked, or another key took its \
-                 place. If that was not your doing, ask the relay's operator why. With the \
-                 recovery kit, `sealpost-agent recover` on a bare box gets its place back"
+                 place. If it was the operator, ask why. If it was a thief with this box's key, the \
+                 recovery kit gets its place back: `sealpost-agent recover` on a bare box"
             }
             Self::KeyNotTaken(_) => {
                 "the relay does not know this box; join it with an invite from its operator: \

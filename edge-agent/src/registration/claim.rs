@@ -23,6 +23,12 @@ pub async fn claim(
     let claimed = claimed.ok_or_else(|| {
         AskFailure::Answer("the relay agreed to the claim, and does not list the domain".into())
     })?;
+    // The owner will copy them into the zone: mail must not be led to a name of the relay's.
+    if let Some(foreign) = claimed.mx.iter().find(|name| !domain.covers(name)) {
+        return Err(AskFailure::Answer(format!(
+            "the relay names {foreign} for {domain}, which is not in the domain; publish nothing of it"
+        )));
+    }
     Ok((standing, claimed))
 }
 

@@ -52,6 +52,11 @@ impl Keys {
         Ok(Self { state: state.into(), last })
     }
 
+    /// The public half of this box's recovery kit, where one was made.
+    pub fn kit(&self) -> Option<PublicKey> {
+        recovery(&self.state).ok().flatten()
+    }
+
     /// The key to prove now. A file that was lost or cannot be read while the agent runs does not
     /// stop mail: the key that was read last goes on.
     pub fn read(&self, which: Which) -> Arc<Identity> {

@@ -122,6 +122,7 @@ mod tests {
             new_key: None,
             standing: None,
             standing_age_seconds: None,
+            foreign_kit: false,
         };
         let service = |self_test: &str, detail: &str| ServiceStatus {
             name: "smtp".into(),

@@ -1,8 +1,8 @@
 //! One relay, and what it holds about this box.
 
-use sealpost_tunnel::MxName;
 use sealpost_tunnel::control::{LOGS_FULL_ADDRESSES, LOGS_SESSIONS};
 use sealpost_tunnel::request::{DomainStanding, DomainState, Standing};
+use sealpost_tunnel::{MxName, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use super::words::{date, duration, state_word};
@@ -37,11 +37,14 @@ pub struct RelayStatus {
     /// How many seconds ago.
     #[serde(default)]
     pub standing_age_seconds: Option<u64>,
+    /// Whether the relay holds a recovery key that this box knows nothing of.
+    #[serde(default)]
+    pub foreign_kit: bool,
 }
 
 impl RelayStatus {
-    /// Of `uplink`, now.
-    pub fn of(uplink: &Uplink) -> Self {
+    /// Of `uplink`, now; `kit` is the public half of this box's recovery kit.
+    pub fn of(uplink: &Uplink, kit: Option<PublicKey>) -> Self {
         let mut status = Self {
             name: uplink.relay.name.clone(),
             up: false,
@@ -53,8 +56,10 @@ impl RelayStatus {
             new_key: None,
             standing: None,
             standing_age_seconds: None,
+            foreign_kit: false,
         };
         if let Some((standing, at)) = uplink.standing() {
+            status.foreign_kit = standing.recovery.is_some_and(|held| Some(held) != kit);
             status.standing = Some(standing);
             status.standing_age_seconds = Some(at.elapsed().as_secs());
         }
@@ -80,6 +85,14 @@ impl RelayStatus {
             lines.push(format!(
                 "relay   {name:<12} NEW KEY   the relay changed its key, and the old one signed so; \
                  write the new one into the file: key = \"{key}\""
+            ));
+        }
+        if self.foreign_kit {
+            let name = &self.name;
+            lines.push(format!(
+                "relay   {name:<12} FOREIGN KIT  whoever has a recovery kit that was not made on \
+                 this box can take its place there. If it is not yours, ask the operator to revoke \
+                 this box and to invite it anew, and change its key"
             ));
         }
         for (standing, claim) in self.claims() {
@@ -183,7 +196,10 @@ mod tests {
             new_key: Some("ed25519:new".into()),
             standing: Some(standing),
             standing_age_seconds: Some(3),
+            foreign_kit: false,
         };
+        let planted = RelayStatus { foreign_kit: true, ..relay.clone() };
+        assert!(planted.lines()[2].contains("FOREIGN KIT"), "{:?}", planted.lines());
         let lines = relay.lines();
         assert!(lines[0].ends_with("; knows this box as `alice`"), "{lines:?}");
         assert!(lines[1].contains("NEW KEY") && lines[1].ends_with("key = \"ed25519:new\""));

@@ -121,8 +121,9 @@ impl Invite {
         terminal::print_json(&json!({
             "name": self.name,
             "url": url,
-            "domains": self.domains,
-            "expires": expires,
+            "known": self.known,
+            "domains": (!self.known).then_some(self.domains),
+            "expires": (!self.known).then_some(expires),
             "relay_key": relay.key,
             "relay_fingerprint": fingerprint,
             "relay_words": fingerprint.words(),

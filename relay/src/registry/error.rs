@@ -38,7 +38,8 @@ pub enum RegistryError {
     /// A box of this name is active.
     #[error(
         "a box named `{0}` is in use; choose another name, or revoke that box first \
-         (sealpost-relay revoke {0})"
+         (sealpost-relay revoke {0}). For that box to find this relay too: \
+         sealpost-relay invite {0} --known"
     )]
     NameTaken(BoxName),
     /// The key belongs to a box.

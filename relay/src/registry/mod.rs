@@ -7,11 +7,15 @@
 mod addresses;
 pub mod boxes;
 mod changes;
+mod checks;
+mod claims;
 mod database;
 pub mod domains;
 mod error;
 pub mod follow;
 mod invites;
+mod joining;
+mod keys;
 mod own_prefix;
 mod snapshot;
 
@@ -24,6 +28,7 @@ use tokio::sync::watch;
 
 pub use addresses::Assigned;
 pub use changes::{Changed, Changes, Retired};
+pub use checks::Due;
 pub use database::{Database, Kind, registry_file};
 pub use error::RegistryError;
 pub use invites::Invited;
