@@ -1,6 +1,7 @@
 //! What several scenarios do in a running [`Scene`].
 
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ use crate::process::Process;
 use crate::scene::{MX_NAME, Scene, with_log_tails};
 use crate::sealpost::{self, RelayFile};
 use crate::sender::expect_empty_queue;
-use crate::smtp::{deliver, up_to_tls};
+use crate::smtp::{self, deliver, up_to_tls};
 use crate::tls_client::TlsClient;
+use crate::wait::wait_until;
 
 impl Scene {
     /// Adds a machine with a second relay, which runs when this returns.
@@ -60,6 +62,31 @@ impl Scene {
         let message = Message::small(subject);
         self.send(&message)?;
         self.expect_delivered(&message)
+    }
+
+    /// Stops the mail server at home and lets the scenario take its place.
+    pub fn replace_home_server(&self) -> Result<TcpListener> {
+        // Or the agent would test us.
+        if self.agent.is_some() {
+            sealpost::expect_self_test(&self.network.home, "passed")?;
+        }
+        postfix::stop(&self.network.home)?;
+        smtp::listen(&self.network.home, "127.0.0.1", postfix::PROXY_PORT)
+    }
+
+    /// Sends a big message slowly, and returns when a part of it, not all, is on the disk of
+    /// the mail server at home.
+    pub fn send_until_midway(&self, size: usize) -> Result<Message> {
+        self.network.slow_down_sender("24mbit")?;
+        let message = Message::of_size("interrupted", size);
+        self.send(&message)?;
+        let some = size as u64 / 8;
+        wait_until("a part of the message at home", Duration::from_secs(20), || {
+            Ok(postfix::bytes_coming_in(&self.network.home) > some)
+        })?;
+        let part = postfix::bytes_coming_in(&self.network.home);
+        ensure!(part < size as u64, "all of the message is at home already");
+        Ok(message)
     }
 
     /// Plays the sender of a message at the address `mx` of a relay, and demands that it arrives.

@@ -1,10 +1,10 @@
 //! What a scenario starts from: the network, names, mail servers and Sealpost, all running.
 
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 
 use crate::certificate::Certificate;
 use crate::dns::Names;
@@ -21,7 +21,6 @@ use crate::process::Process;
 use crate::sealpost::{self, Kept, RelayFile, Service};
 use crate::sender::{self, SendingServer, Tls};
 use crate::smtp;
-use crate::wait::wait_until;
 
 /// Lines of each log that a failure shows.
 const TAIL: usize = 200;
@@ -212,16 +211,6 @@ impl Scene {
             .map(drop)
     }
 
-    /// Stops the mail server at home and lets the scenario take its place.
-    pub fn replace_home_server(&self) -> Result<TcpListener> {
-        // Or the agent would test us.
-        if self.agent.is_some() {
-            sealpost::expect_self_test(&self.network.home, "passed")?;
-        }
-        postfix::stop(&self.network.home)?;
-        smtp::listen(&self.network.home, "127.0.0.1", postfix::PROXY_PORT)
-    }
-
     /// A connection from the sender's machine to the address `mx` of the relay.
     pub fn connect(&self, mx: &str) -> Result<TcpStream> {
         smtp::connect(&self.network.sender, mx, 25)
@@ -235,21 +224,6 @@ impl Scene {
     /// The agent's log.
     pub fn agent_log(&self) -> Log<'_> {
         sealpost::agent_log(&self.network.home)
-    }
-
-    /// Sends a big message slowly, and returns when a part of it, not all, is on the disk of
-    /// the mail server at home.
-    pub fn send_until_midway(&self, size: usize) -> Result<Message> {
-        self.network.slow_down_sender("24mbit")?;
-        let message = Message::of_size("interrupted", size);
-        self.send(&message)?;
-        let some = size as u64 / 8;
-        wait_until("a part of the message at home", Duration::from_secs(20), || {
-            Ok(postfix::bytes_coming_in(&self.network.home) > some)
-        })?;
-        let part = postfix::bytes_coming_in(&self.network.home);
-        ensure!(part < size as u64, "all of the message is at home already");
-        Ok(message)
     }
 
     /// The sending mail server.
