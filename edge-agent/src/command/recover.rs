@@ -202,7 +202,9 @@ fn report_lines(outcomes: &[Outcome], file: &str, proofs: &[String], some: bool)
         outcomes.iter().map(|o| format!("{}: {}", o.relay, o.message)).collect();
     lines.push(String::new());
     if !some {
-        lines.push(format!("NOT DONE: {file} was not written. Run the command again"));
+        lines.push(format!(
+            "NOT DONE: {file} was not written. Run the command again when the cause is gone"
+        ));
         return lines;
     }
     let left: Vec<_> = outcomes.iter().filter(|o| !o.done).map(|o| o.relay.as_str()).collect();

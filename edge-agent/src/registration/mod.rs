@@ -1,7 +1,7 @@
 //! This box at its relays: joining, leaving, domains, keys. The commands use it; nothing here
 //! prints.
 //!
-//! [`ask`] connects to one relay and asks it, [`succession`] and [`pins`] follow a relay that
+//! [`ask`] connects to one relay and asks it, `succession` and [`pins`] follow a relay that
 //! changed its key, [`keys`] are the box's own. [`config_file`] changes the owner's file by way of
 //! [`edit`] and [`template`]. [`domain`] reads what people type, [`records`] writes what they
 //! publish, [`recovery`] decides what is done for a recovery kit.

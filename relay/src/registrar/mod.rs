@@ -48,6 +48,9 @@ pub struct Registrar {
     pub metrics: Metrics,
 }
 
+const NO_SUCH_KIT: &str = "no box here has this recovery kit: it was replaced by another one, or the \
+     relay's operator shut the box out; then ask the operator for a new invite";
+
 /// This moment by the relay's clock, in seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -114,7 +117,11 @@ impl Registrar {
             }
             Request::Recover { handover } => {
                 self.check(&handover, Purpose::Recovery, key)?;
-                self.database.recover(handover.from, key, now()).await?;
+                let recovered = self.database.recover(handover.from, key, now()).await;
+                recovered.map_err(|error| match error {
+                    RegistryError::UnknownBox => refused(RefusalCode::UnknownBox, NO_SUCH_KIT),
+                    error => error.into(),
+                })?;
                 self.settle().await;
                 info!(r#box = self.name(key), "a box was recovered, its former key shut out");
             }
