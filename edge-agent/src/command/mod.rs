@@ -5,7 +5,6 @@ mod domain;
 mod join;
 mod key;
 mod leave;
-mod qr;
 mod recover;
 mod recovery_kit;
 mod table;

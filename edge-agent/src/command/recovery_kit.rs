@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use sealpost_daemon::qr::qr;
 use sealpost_tunnel::handover::Purpose;
 use sealpost_tunnel::identity::Seed;
 use sealpost_tunnel::relay_ref::MAX_ADDRESSES;
@@ -17,7 +18,6 @@ use sealpost_tunnel::{Handover, Identity, Kit, RelayRef, Request};
 use serde::Serialize;
 use serde_json::json;
 
-use super::qr::qr;
 use super::{ConfigFile, as_box, chosen, terminal};
 use crate::config::{Config, Relay};
 use crate::registration::ask::{AskFailure, Asker, Line};

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use sealpost_daemon::config::Source;
+use sealpost_daemon::qr;
 use sealpost_tunnel::invite::Secret;
 use sealpost_tunnel::{BoxName, PublicKey, RelayRef};
 use serde_json::json;
 
 use super::time::{Moment, span};
-use super::{qr, registry, terminal};
+use super::{registry, terminal};
 use crate::admin::client::ask;
 use crate::admin::report::Status;
 use crate::config::{Config, Fixed};

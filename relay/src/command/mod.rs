@@ -11,7 +11,6 @@ mod invite;
 mod invites;
 mod key;
 mod live;
-mod qr;
 mod revoke;
 mod table;
 mod terminal;

@@ -5,7 +5,7 @@ use qrcode::{EcLevel, QrCode};
 
 /// `text` as a QR code for a dark terminal: two dots in each character, with the bright margin that
 /// cameras need. `None` when the text is too long for one.
-pub(super) fn qr(text: &str) -> Option<String> {
+pub fn qr(text: &str) -> Option<String> {
     // A screen has no scratches: the lowest level makes the fewest dots.
     let code = QrCode::with_error_correction_level(text, EcLevel::L).ok()?;
     let dark_on_bright = (Dense1x2::Light, Dense1x2::Dark);
