@@ -54,10 +54,10 @@ fn a_bare_box_with_the_kit_gets_the_mail_and_the_stolen_one_is_shut_out() -> Res
         let stolen = &scene.network.home;
         let said = agent_does(stolen, "recovery-kit")?;
         let kit = said.lines().find(|line| line.starts_with("sealpost-kit:"));
-        bare.write("/root/kit.txt", kit.context("the kit")?)?;
+        bare.write("/var/tmp/kit.txt", kit.context("the kit")?)?;
 
         let began = Instant::now();
-        let recover = "recover /root/kit.txt --service 127.0.0.1:25 --yes";
+        let recover = "recover /var/tmp/kit.txt --service 127.0.0.1:25 --yes";
         let said = agent_does(&bare, recover)?;
         expect_cut(scene, began)?;
         ensure!(said.contains("the old key is revoked"), "{said}");
