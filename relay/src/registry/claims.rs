@@ -1,17 +1,14 @@
 //! Claims: whether a domain that was proved is free, and with which names it comes.
 
-use sealpost_tunnel::request::ProofMethod;
+use sealpost_tunnel::request::{MAX_CLAIMED, ProofMethod};
 use sealpost_tunnel::{DomainName, MxName, PublicKey};
 use sqlx::{AnyConnection, Row};
 
 use super::boxes::active_by_key;
 use super::database::Change;
-use super::domains::{REST, forget_names, method_text, text};
+use super::domains::{REST, forget_names, method_text, text, touch};
 use super::{Database, RegistryError, number};
 use crate::proof::life::State;
-
-/// MX names of one domain.
-const MAX_MX: usize = 16;
 
 impl Database {
     /// Gives `domain`, proved just now, with the names `mx` to the active box with `key`.
@@ -28,8 +25,8 @@ impl Database {
             let (mx, domain) = (outside.clone(), domain.clone());
             return Err(RegistryError::MxOutside { mx, domain });
         }
-        if mx.is_empty() || mx.len() > MAX_MX {
-            let message = format!("a domain needs 1 to {MAX_MX} MX names");
+        if mx.is_empty() || mx.len() > MAX_CLAIMED {
+            let message = format!("a domain needs 1 to {MAX_CLAIMED} MX names");
             return Err(RegistryError::TooMany(message));
         }
         Self::within(async {
@@ -72,7 +69,6 @@ impl Claim<'_> {
             }
         }
         self.check_count(change, owner.id, owner.domains_allowed).await?;
-        let revision = change.revision;
         sqlx::query(
             "INSERT INTO domains \
                (name, box, method, state, since, checked, failures, detail, proved, next_check) \
@@ -91,12 +87,7 @@ impl Claim<'_> {
         for mx in self.mx {
             self.enter_name(change, mx, owner.id).await?;
         }
-        sqlx::query("UPDATE boxes SET revision = $1 WHERE id = $2")
-            .bind(revision)
-            .bind(number(owner.id))
-            .execute(change.connection())
-            .await?;
-        Ok(())
+        touch(change, owner.id).await
     }
 
     async fn enter_name(
