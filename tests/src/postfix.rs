@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -10,6 +12,7 @@ use crate::certificate::{CERTIFICATE_FILE, KEY_FILE};
 use crate::machine::Machine;
 use crate::message::{FROM, Message, TO};
 use crate::sender::{SendingServer, Tls};
+use crate::wait::wait_until;
 
 const LOG: &str = "/var/log/mail.log";
 
@@ -136,9 +139,16 @@ pub fn start_at_home_with(machine: &Machine, settings: &str) -> Result<()> {
     start(machine, &settings, &ports)
 }
 
-/// Stops the Postfix on `machine` and all its ports.
+/// Stops the Postfix of [`receive`] on `machine`, and returns when its ports are free: its
+/// processes share the listening sockets, and a few of them outlive `postfix stop` by a moment.
 pub fn stop(machine: &Machine) -> Result<()> {
-    machine.run("postfix stop 2>/dev/null").map(drop)
+    machine.run("postfix stop 2>/dev/null")?;
+    wait_until("Postfix' ports to be free", Duration::from_secs(20), || {
+        machine.enter(|| {
+            let free = |port| TcpListener::bind(("0.0.0.0", port)).is_ok();
+            Ok(free(PROXY_PORT) && free(BARE_PORT))
+        })
+    })
 }
 
 /// The log of the Postfix on `machine`.
