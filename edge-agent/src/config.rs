@@ -6,6 +6,7 @@ use std::time::Duration;
 use sealpost_daemon::config::{ConfigError, LoopbackAddr, Source};
 use sealpost_daemon::logging::{Format, Level};
 pub use sealpost_tunnel::HostPort;
+use sealpost_tunnel::control::{SHIELDED, TRANSPARENT};
 use sealpost_tunnel::{PublicKey, RelayRef, ServiceName};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -82,12 +83,37 @@ pub struct Relay {
     /// as a mail server may trust such senders.
     #[serde(default)]
     pub private_senders: bool,
+    /// What happens to connections to an address that is this box's alone.
+    #[serde(default)]
+    pub own_address: OwnAddress,
+    /// Whether the relay's shield stands before this box.
+    #[serde(default)]
+    pub shield: bool,
+}
+
+/// How a relay treats connections to an address that is one box's alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnAddress {
+    /// The relay greets, and nothing goes on without TLS, so that it never sees mail.
+    #[default]
+    Sealed,
+    /// The mail server at home greets, and mail without TLS passes the relay readable.
+    Transparent,
 }
 
 impl Relay {
     /// How to reach it.
     pub fn reference(&self) -> RelayRef {
         RelayRef { addresses: self.addresses.clone(), key: self.key }
+    }
+
+    /// What the owner chose for it, as bits of [`Hello::capabilities`].
+    ///
+    /// [`Hello::capabilities`]: sealpost_tunnel::control::Hello
+    pub fn capabilities(&self) -> u64 {
+        let transparent = self.own_address == OwnAddress::Transparent;
+        (if transparent { TRANSPARENT } else { 0 }) | (if self.shield { SHIELDED } else { 0 })
     }
 }
 

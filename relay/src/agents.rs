@@ -178,7 +178,7 @@ fn admitted(agents: &Agents, connection: &Connection, key: &PublicKey) -> bool {
 
 /// From hello to goodbye. While nothing happens this task waits and owns no buffer.
 async fn stay(agents: &Agents, connection: Connection, mut control: Control, key: PublicKey) {
-    let id = agents.boxes.connect(key, connection.clone(), &control.peer.software);
+    let id = agents.boxes.connect(key, connection.clone(), &control.peer);
     // Only now: whoever is revoked from here on is cut, as it stands in `boxes`.
     if !admitted(agents, &connection, &key) {
         agents.boxes.disconnect(key, id);

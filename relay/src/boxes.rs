@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use dashmap::DashMap;
 use quinn::Connection;
+use sealpost_tunnel::control::Hello;
 use sealpost_tunnel::{PublicKey, ResetCode};
 use tokio::sync::watch;
 
@@ -57,6 +58,8 @@ pub struct Tunnel {
     pub since: Instant,
     /// What the agent calls itself.
     pub software: Arc<str>,
+    /// What the agent can do and what the box's owner chose, as bits of [`Hello::capabilities`].
+    pub capabilities: u64,
 }
 
 /// A box that has a tunnel, as the operator sees it.
@@ -80,15 +83,22 @@ impl Boxes {
         self.places.entry(key).or_default().clone()
     }
 
-    /// Adds a tunnel of the box with `key`, from now on the preferred one; returns its id.
-    pub fn connect(&self, key: PublicKey, connection: Connection, software: &str) -> u64 {
+    /// Adds a tunnel of the box with `key`, whose agent said `hello`, from now on the preferred one;
+    /// returns its id.
+    pub fn connect(&self, key: PublicKey, connection: Connection, hello: &Hello) -> u64 {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.place(key).events.send_modify(|Events { tunnels, .. }| {
             if tunnels.is_empty() {
                 self.connected.fetch_add(1, Ordering::Relaxed);
             }
-            let (since, software) = (Instant::now(), software.into());
-            tunnels.insert(0, Tunnel { id, connection, since, software });
+            let tunnel = Tunnel {
+                id,
+                connection,
+                since: Instant::now(),
+                software: hello.software.as_str().into(),
+                capabilities: hello.capabilities,
+            };
+            tunnels.insert(0, tunnel);
             for old in tunnels.drain(TUNNELS_PER_BOX.min(tunnels.len())..) {
                 old.connection.close(ResetCode::Replaced.into(), b"too many tunnels of this box");
             }
@@ -164,6 +174,12 @@ impl Place {
     /// A tunnel that came after `id`, waiting for one.
     pub async fn tunnel_after(&self, id: u64) -> Tunnel {
         self.tunnel_where(|tunnel| tunnel.id > id).await
+    }
+
+    /// What the box's owner chose, by the newest tunnel that is alive, as bits of
+    /// [`Hello::capabilities`]; nothing while the box is away.
+    pub fn capabilities(&self) -> u64 {
+        self.events.borrow().alive().next().map_or(0, |tunnel| tunnel.capabilities)
     }
 
     /// How many news there were until now.

@@ -21,6 +21,12 @@ pub const LOGS_SESSIONS: u64 = 1 << 0;
 pub const LOGS_FULL_ADDRESSES: u64 = 1 << 1;
 /// Capability of an agent that understands [`Message::News`].
 pub const HEARS_NEWS: u64 = 1 << 2;
+/// Capability of an agent, by the choice of the box's owner: what comes to an address that is this
+/// box's alone is to be carried from its first byte, also where it never becomes TLS.
+pub const TRANSPARENT: u64 = 1 << 3;
+/// Capability of an agent, by the choice of the box's owner: the relay's shield is to stand before
+/// this box.
+pub const SHIELDED: u64 = 1 << 4;
 /// The longest payload of a message, in octets.
 pub const MAX_PAYLOAD: usize = 1024;
 /// Type and length.
@@ -40,7 +46,7 @@ pub struct Hello {
     /// Newest version that the end speaks.
     pub max_version: u8,
     /// What the end can do or does beyond the version: [`LOGS_SESSIONS`],
-    /// [`LOGS_FULL_ADDRESSES`], [`HEARS_NEWS`]; unknown bits mean nothing.
+    /// [`LOGS_FULL_ADDRESSES`], [`HEARS_NEWS`], [`TRANSPARENT`], [`SHIELDED`]; unknown bits mean nothing.
     pub capabilities: u64,
     /// Program and version, printable ASCII, for logs alone; nothing is decided by it.
     pub software: String,

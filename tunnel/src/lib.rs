@@ -44,3 +44,4 @@ pub use names::{BoxName, DomainName, EhloName, MxName, ServiceName, SessionId};
 pub use relay_ref::RelayRef;
 pub use request::{Answer, Request};
 pub use reset::ResetCode;
+pub use standing::AddressPair;

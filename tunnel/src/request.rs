@@ -15,7 +15,7 @@ use crate::names::{DomainName, MxName};
 use crate::spoken::spoken;
 
 pub use crate::refusal::{Refusal, RefusalCode};
-pub use crate::standing::{DomainStanding, DomainState, ProofMethod, Standing};
+pub use crate::standing::{AddressPair, DomainStanding, DomainState, ProofMethod, Standing};
 
 /// The longest request, in octets.
 pub const MAX_REQUEST: usize = 16 * 1024;
@@ -195,6 +195,7 @@ mod tests {
             own_name: Some("alice.box.example.net".parse().unwrap()),
             addresses: vec!["2001:db8::1".parse().unwrap()],
             shared: vec!["198.51.100.1".parse().unwrap()],
+            pair: None,
             domains_allowed: 3,
             domains: vec![DomainStanding {
                 domain: "example.org".parse().unwrap(),

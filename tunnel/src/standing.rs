@@ -35,6 +35,10 @@ pub struct Standing {
     /// Addresses that it shares with others, told apart by the name that a sender asks for.
     #[serde(default)]
     pub shared: Vec<IpAddr>,
+    /// Shared addresses of which the order tells the box from others, for senders that name nobody:
+    /// they fail at the first, and come to the second.
+    #[serde(default)]
+    pub pair: Option<AddressPair>,
     /// How many domains the box may claim.
     pub domains_allowed: u32,
     /// The domains that it has claimed.
@@ -43,6 +47,15 @@ pub struct Standing {
     /// The public half of the recovery key, when one is registered.
     #[serde(default)]
     pub recovery: Option<PublicKey>,
+}
+
+/// Two shared addresses of a relay, in the order of a box's mail exchangers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AddressPair {
+    /// Of the exchanger that is tried first.
+    pub first: IpAddr,
+    /// Of the exchanger that is tried next.
+    pub second: IpAddr,
 }
 
 /// One claimed domain.

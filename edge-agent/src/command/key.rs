@@ -203,6 +203,7 @@ fn rotated_lines(turns: &[Turn], key: &str, proofs: &[String], done: bool) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OwnAddress;
     use crate::registration::records::tests::standing;
 
     #[test]
@@ -212,6 +213,8 @@ mod tests {
             addresses: vec![],
             key: Identity::ephemeral().public(),
             private_senders: false,
+            own_address: OwnAddress::Sealed,
+            shield: false,
         };
         let key = Identity::ephemeral().public();
         let turns = [

@@ -55,6 +55,7 @@ pub(crate) mod tests {
             own_name: None,
             addresses: vec![],
             shared: vec!["198.51.100.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            pair: None,
             domains_allowed: 5,
             domains: vec![],
             recovery: None,

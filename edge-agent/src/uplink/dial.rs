@@ -70,9 +70,10 @@ impl Dialer {
         key: PublicKey,
         identity: &Arc<Identity>,
     ) -> Result<Tunnel, Unreached> {
+        let hello = Hello { capabilities: relay.capabilities(), ..Hello::ours(SOFTWARE) };
         let attempt = |endpoint: Endpoint, address| {
-            let identity = identity.clone();
-            async move { dial_one(&endpoint, address, &identity, key).await }
+            let (identity, hello) = (identity.clone(), hello.clone());
+            async move { dial_one(&endpoint, address, &identity, key, hello).await }
         };
         self.sockets.first(&relay.addresses, attempt).await
     }
@@ -83,10 +84,11 @@ async fn dial_one(
     address: SocketAddr,
     identity: &Identity,
     relay: PublicKey,
+    hello: Hello,
 ) -> Result<Tunnel, Failure> {
     let pin = Pin::Exactly(relay);
     let connection = connect(endpoint, address, identity, pin, Use::Tunnel).await?;
-    match Control::open(&connection, &Hello::ours(SOFTWARE)).await {
+    match Control::open(&connection, &hello).await {
         Ok(control) => Ok(Tunnel { connection, control, us: identity.public(), relay }),
         Err(GreetingError::Connection(error)) => Err(Failure::of(&error)),
         // The stream may learn of the end of its connection first.

@@ -1,12 +1,13 @@
 //! Port 25: from a sender's connection to a stream to a box.
 //!
-//! `listener` accepts, `session` owns one connection from its first to its last byte;
-//! [`preamble`] and [`client_hello`] are the pure parts that decide about its bytes, and
-//! `offer` finds the tunnel for it.
+//! `listener` accepts, `session` owns one connection from its first to its last byte, and
+//! `greet` is its dialogue before TLS; [`preamble`] and [`client_hello`] are the pure parts that
+//! decide about its bytes, and `offer` finds the tunnel for it.
 
 mod alert;
 pub mod client_hello;
 mod failures;
+mod greet;
 mod limits;
 mod listener;
 mod offer;

@@ -204,6 +204,7 @@ impl Registrar {
             hostname: self.hostname.clone(),
             addresses: record.map(|record| snapshot.addresses(record)).unwrap_or_default(),
             shared: self.shared.clone(),
+            pair: None,
             domains_allowed: entry.domains_allowed,
             domains: self.database.domains_of(key).await?,
             recovery: entry.recovery,

@@ -141,13 +141,21 @@ fn row(relay: &str, key: PublicKey, claim: &DomainStanding) -> [String; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OwnAddress;
     use crate::registration::records::tests::standing;
     use sealpost_tunnel::Identity;
     use sealpost_tunnel::request::{ProofMethod, Refusal};
 
     fn relay() -> Relay {
         let key = Identity::ephemeral().public();
-        Relay { name: "r1".into(), addresses: vec![], key, private_senders: false }
+        Relay {
+            name: "r1".into(),
+            addresses: vec![],
+            key,
+            private_senders: false,
+            own_address: OwnAddress::Sealed,
+            shield: false,
+        }
     }
 
     fn claimed(state: DomainState) -> DomainStanding {
