@@ -10,6 +10,7 @@ use sealpost_tunnel::{DomainName, HostPort, MxName};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::pairs::PairRoles;
 use crate::privacy::{ClientAddresses, Privacy, Sessions};
 use crate::proof::ProofSettings;
 use crate::registry::OwnPrefix;
@@ -26,6 +27,8 @@ struct File {
     box_domain: Option<DomainName>,
     #[serde(default)]
     own_prefix: Option<OwnPrefix>,
+    #[serde(default)]
+    pairs: Option<Spanned<PairRoles>>,
     smtp: Smtp,
     tunnel: Tunnel,
     #[serde(default)]
@@ -210,6 +213,8 @@ pub struct Fixed {
     pub box_domain: Option<DomainName>,
     /// Each box has an address out of this.
     pub own_prefix: Option<OwnPrefix>,
+    /// Which shared addresses tell boxes apart by their order.
+    pub pairs: PairRoles,
     /// Where boxes find the relay, for invites.
     pub announce: Vec<HostPort>,
     /// Where senders find the relay, for the boxes' DNS records.
@@ -256,6 +261,10 @@ impl Config {
             let help = "leave the line out for once a day";
             return Err(source.error(None, "[proof] every is less than a minute", Some(help)));
         }
+        let pairs = match file.pairs {
+            Some(pairs) => checked_pairs(source, pairs, file.own_prefix)?,
+            None => PairRoles::default(),
+        };
         let announce = if file.tunnel.announce.is_empty() {
             announced(&file.hostname, &file.tunnel.listen)
         } else {
@@ -274,6 +283,7 @@ impl Config {
                 registry: file.registry,
                 box_domain: file.box_domain,
                 own_prefix: file.own_prefix,
+                pairs,
                 smtp: file.smtp.listen,
                 tunnel: file.tunnel.listen,
                 announce,
@@ -306,6 +316,24 @@ fn announced(hostname: &MxName, listen: &[SocketAddr]) -> Vec<HostPort> {
 fn public(listen: &[SocketAddr]) -> Vec<IpAddr> {
     let ip = listen.iter().map(SocketAddr::ip);
     ip.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()).collect()
+}
+
+fn checked_pairs(
+    source: &Source,
+    pairs: Spanned<PairRoles>,
+    own_prefix: Option<OwnPrefix>,
+) -> Result<PairRoles, ConfigError> {
+    let span = pairs.span();
+    let wrong = |message: &str| {
+        let help = "for example first = [\"198.51.100.2\"] and second = [\"198.51.100.3\"]";
+        source.error(Some(span.clone()), message, Some(help))
+    };
+    let pairs = pairs.into_inner().checked().map_err(|error| wrong(&error.to_string()))?;
+    let owned = |address: &&IpAddr| own_prefix.is_some_and(|own| own.id(**address).is_some());
+    match pairs.first.iter().chain(&pairs.second).find(owned) {
+        Some(address) => Err(wrong(&format!("{address} in [pairs] is in own_prefix"))),
+        None => Ok(pairs),
+    }
 }
 
 fn check_limits(source: &Source, limits: &Spanned<Limits>) -> Result<(), ConfigError> {
@@ -377,6 +405,8 @@ mod tests {
             ("[limits]\npark = \"60s\"\n", ":5:", "at most 25s"),
             ("registry = \"mysql://db/x\"\n", ":5:", "postgres://"),
             ("own_prefix = \"2001:db8::/16\"\n", ":5:", "48 to 96"),
+            ("[pairs]\nfirst = [\"192.0.2.1\"]\nsecond = []\n", ":5:", "at least one"),
+            ("[pairs]\nfirst = [\"192.0.2.1\"]\nsecond = [\"192.0.2.1\"]\n", ":5:", "twice"),
             ("box_domain = \"a_b\"\n", ":5:", "not a"),
             ("[proof]\nresolvers = [\"9.9.9.9\"]\n", ":6:", "socket address"),
             ("[log]\nlevel = \"loud\"\n", ":6:", "unknown variant"),

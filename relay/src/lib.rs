@@ -10,6 +10,7 @@ pub mod command;
 pub mod config;
 pub mod ingress;
 pub mod metrics;
+pub mod pairs;
 mod prefix;
 pub mod privacy;
 pub mod proof;

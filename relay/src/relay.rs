@@ -288,7 +288,8 @@ async fn registry_of(
         let opened = async {
             let url = fixed.registry.as_ref().map(RegistryUrl::as_str);
             let database = Arc::new(Database::open(url, &fixed.state).await?);
-            let empty = Snapshot::empty(fixed.own_prefix, fixed.box_domain.clone());
+            let empty =
+                Snapshot::empty(fixed.own_prefix, fixed.box_domain.clone(), fixed.pairs.clone());
             let registry = Arc::new(Registry::new(empty));
             let follower = Follower::start(database.clone(), registry.clone()).await?;
             Ok((database, registry, Arc::new(follower)))

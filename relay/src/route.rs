@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sealpost_tunnel::MxName;
+use sealpost_tunnel::{AddressPair, MxName};
 
+use crate::pairs::history::Past;
 use crate::registry::{BoxRecord, Snapshot};
 
 /// What a sender's ClientHello says about whom it means.
@@ -28,8 +29,8 @@ pub struct RouteKey {
     pub local: IpAddr,
     /// Whom the sender named.
     pub sni: Sni,
-    /// The sender.
-    pub client: IpAddr,
+    /// What the sender did before, of which only a sender without a name has need.
+    pub past: Past,
 }
 
 /// Why there is no route.
@@ -43,19 +44,65 @@ pub enum NoRoute {
     HelloMalformed,
     /// The address is shared and the name is nobody's here.
     SniUnknown,
+    /// The sender named nobody at a second address, and may mean more than one box.
+    PairAmbiguous,
 }
 
-/// The box that owns the address; on a shared address the one that the sender named.
-pub fn route<'a>(snapshot: &'a Snapshot, key: &RouteKey) -> Result<&'a Arc<BoxRecord>, NoRoute> {
+/// The box that a connection is for, and by what.
+#[derive(Debug, Clone, Copy)]
+pub struct Routed<'a> {
+    /// The box.
+    pub record: &'a Arc<BoxRecord>,
+    /// By what it was found.
+    pub by: By,
+}
+
+/// By what a box was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The address is the box's alone.
+    Address,
+    /// The sender named it.
+    Name,
+    /// The sender came from the box's first address to its second.
+    Pair(AddressPair),
+}
+
+/// The box that owns the address; on a shared address the one that the sender named, and for a
+/// sender without a name the one whose pair of addresses it has come through.
+pub fn route<'a>(snapshot: &'a Snapshot, key: &RouteKey) -> Result<Routed<'a>, NoRoute> {
     // Junk names exist in the wild: on an address of one box they say nothing.
     if let Some(owner) = snapshot.by_address(key.local) {
-        return Ok(owner);
+        return Ok(Routed { record: owner, by: By::Address });
     }
     match &key.sni {
-        Sni::Name(name) => snapshot.by_mx(name).ok_or(NoRoute::SniUnknown),
-        Sni::Absent => Err(NoRoute::SniAbsent),
+        Sni::Name(name) => {
+            let record = snapshot.by_mx(name).ok_or(NoRoute::SniUnknown)?;
+            Ok(Routed { record, by: By::Name })
+        }
+        Sni::Absent => by_pair(snapshot, key.local.to_canonical(), &key.past),
         Sni::Bad => Err(NoRoute::SniBad),
         Sni::Unreadable => Err(NoRoute::HelloMalformed),
+    }
+}
+
+/// The one box of which `second` is the second address and whose first address the sender may come
+/// from. With two of them, or when something may have been forgotten, there is none.
+fn by_pair<'a>(snapshot: &'a Snapshot, second: IpAddr, past: &Past) -> Result<Routed<'a>, NoRoute> {
+    if !snapshot.pair_roles().second.contains(&second) {
+        return Err(NoRoute::SniAbsent);
+    }
+    if past.blind {
+        return Err(NoRoute::PairAmbiguous);
+    }
+    let mut found = past.came_from.iter().filter_map(|from| {
+        let pair = AddressPair { first: from.address, second };
+        Some((snapshot.by_pair(&pair)?, pair, from.lately))
+    });
+    match (found.next(), found.next()) {
+        (None, _) => Err(NoRoute::SniAbsent),
+        (Some((record, pair, true)), None) => Ok(Routed { record, by: By::Pair(pair) }),
+        _ => Err(NoRoute::PairAmbiguous),
     }
 }
 
@@ -75,6 +122,7 @@ mod tests {
             key: Identity::ephemeral().public(),
             mx: vec![format!("mx.{name}.example").parse().unwrap()],
             addresses: address.map(|a| a.parse().unwrap()).into_iter().collect(),
+            pairs: vec![],
         };
         let boxes = vec![record(256, "alice", Some(OWN)), record(257, "bob", None)];
         let boxes = boxes.into_iter().map(Changed::Active).collect();
@@ -82,9 +130,8 @@ mod tests {
     }
 
     fn routed(local: &str, sni: Sni) -> Result<String, NoRoute> {
-        let client = "192.0.2.9".parse().unwrap();
-        let key = RouteKey { local: local.parse().unwrap(), sni, client };
-        route(&snapshot(), &key).map(|b| b.name.clone())
+        let key = RouteKey { local: local.parse().unwrap(), sni, past: Past::default() };
+        route(&snapshot(), &key).map(|routed| routed.record.name.clone())
     }
 
     fn name(text: &str) -> Sni {

@@ -49,7 +49,7 @@ async fn measure(url: Option<&str>, state: &Path, count: u64) {
 
     let before = memory();
     let began = Instant::now();
-    let empty = Snapshot::empty("2001:db8:1:2::/64".parse().ok(), None);
+    let empty = Snapshot::empty("2001:db8:1:2::/64".parse().ok(), None, PairRoles::default());
     let registry = Arc::new(Registry::new(empty));
     let follower = Follower::start(database.clone(), registry.clone()).await.unwrap();
     let (took, after) = (began.elapsed(), memory());

@@ -30,6 +30,13 @@ pub const RELAY_SHARED_V6: &str = "2001:db8:1::1";
 pub const RELAY_OWN_V4: &str = "203.0.113.7";
 /// As [`RELAY_OWN_V4`].
 pub const RELAY_OWN_V6: &str = "2001:db8:1::a";
+/// The relay's addresses of mail exchangers that are tried first, see [`PAIRS`].
+pub const RELAY_FIRST_V4: [&str; 2] = ["203.0.113.11", "203.0.113.12"];
+/// The relay's addresses of mail exchangers that are tried next.
+pub const RELAY_SECOND_V4: [&str; 2] = ["203.0.113.21", "203.0.113.22"];
+/// Makes pairs of them, as a line of the relay's file.
+pub const PAIRS: &str = "pairs = { first = [\"203.0.113.11\", \"203.0.113.12\"], \
+     second = [\"203.0.113.21\", \"203.0.113.22\"] }\n";
 /// What the internet sees of home.
 pub const NAT: &str = "192.0.2.2";
 /// What it sees after [`Network::rebind_nat`].
@@ -71,7 +78,16 @@ const LINKS: [Link; 3] = [
     Link {
         name: "relay",
         near: &["203.0.113.254/24", "2001:db8:1::ffff/64"],
-        far: &["203.0.113.1/24", "203.0.113.7/24", "2001:db8:1::1/64", "2001:db8:1::a/64"],
+        far: &[
+            "203.0.113.1/24",
+            "203.0.113.7/24",
+            "203.0.113.11/24",
+            "203.0.113.12/24",
+            "203.0.113.21/24",
+            "203.0.113.22/24",
+            "2001:db8:1::1/64",
+            "2001:db8:1::a/64",
+        ],
     },
     Link { name: "nat", near: &["192.0.2.1/25"], far: &["192.0.2.2/25", "192.0.2.3/25"] },
 ];

@@ -63,6 +63,8 @@ pub struct Setup {
     pub service: Service,
     /// Where the relay keeps its registry.
     pub kept: Kept,
+    /// Further lines for the top of the relay's file.
+    pub relay: &'static str,
     /// Whether the box has joined when the scenario begins, with a file and a proved domain.
     pub joined: bool,
     /// Whether the agent runs, and is connected, when the scenario begins.
@@ -79,6 +81,7 @@ impl Setup {
         at: At::Postfix(""),
         service: Service { proxy: "v2", port: postfix::PROXY_PORT },
         kept: Kept::Sqlite,
+        relay: "",
         joined: true,
         agent: true,
     };
@@ -177,7 +180,8 @@ impl Scene {
             Kept::Postgres => Some(Postgres::start_in(&network.relay, &[RELAY_SHARED_V4])?),
         };
         let url = postgres.as_ref().map(|server| server.create_database("registry")).transpose()?;
-        let file = RelayFile { registry: url.as_deref(), ..RelayFile::FIRST };
+        let more = setup.relay;
+        let file = RelayFile { registry: url.as_deref(), more, ..RelayFile::FIRST };
         sealpost::configure_relay(&network.relay, file)?;
         let relay = with_log_tails(&network, || {
             let relay = sealpost::start_relay(&network.relay)?;

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Socket, Type};
 
 use crate::machine::Machine;
 use crate::message::{FROM, Message, TO};
@@ -20,6 +21,21 @@ pub fn connect(machine: &Machine, address: &str, port: u16) -> Result<TcpStream>
     let stream = machine
         .enter(|| Ok(TcpStream::connect_timeout(&address, PATIENCE)?))
         .with_context(|| format!("connect from {} to {address}", machine.name()))?;
+    prepare(&stream)?;
+    Ok(stream)
+}
+
+/// A TCP connection from `machine`, from one of its addresses.
+pub fn connect_from(machine: &Machine, from: &str, address: &str, port: u16) -> Result<TcpStream> {
+    let from = SocketAddr::new(from.parse()?, 0);
+    let address = SocketAddr::new(address.parse()?, port);
+    let stream = machine.enter(|| {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&address.into(), PATIENCE)?;
+        Ok(TcpStream::from(socket))
+    });
+    let stream = stream.with_context(|| format!("connect from {from} to {address}"))?;
     prepare(&stream)?;
     Ok(stream)
 }

@@ -128,7 +128,16 @@ fn expect_explained(text: &str, file: &str, table: &str, error: &str) {
 fn every_configuration_key_is_explained() {
     let text = page("reference/configuration.md");
     let nonsense = "zzzzzzzzzzzzzzzzzzzz = 1\n";
-    for table in ["", "[smtp]\n", "[tunnel]\n", "[proof]\n", "[admin]\n", "[log]\n", "[limits]\n"] {
+    for table in [
+        "",
+        "[pairs]\n",
+        "[smtp]\n",
+        "[tunnel]\n",
+        "[proof]\n",
+        "[admin]\n",
+        "[log]\n",
+        "[limits]\n",
+    ] {
         let source = Source::from_text("relay.toml", &format!("{table}{nonsense}"));
         let error = sealpost_relay::config::Config::from_source(&source).err().unwrap();
         expect_explained(&text, "relay.toml", table, &error.to_string());

@@ -1,5 +1,6 @@
 //! What a relay's registry holds about the box that asks.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -56,6 +57,12 @@ pub struct AddressPair {
     pub first: IpAddr,
     /// Of the exchanger that is tried next.
     pub second: IpAddr,
+}
+
+impl fmt::Display for AddressPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} then {}", self.first, self.second)
+    }
 }
 
 /// One claimed domain.

@@ -98,6 +98,12 @@ fn check(fixed: &Fixed, address: IpAddr) -> anyhow::Result<()> {
     if address.is_unspecified() || address.is_multicast() {
         bail!("{address} is no address that a sender can connect to");
     }
+    if fixed.pairs.contain(address.to_canonical()) {
+        bail!(
+            "{address} stands in [pairs]: boxes share it, and its place among the addresses tells \
+             them apart"
+        );
+    }
     if let Some(prefix) = fixed.own_prefix
         && prefix.id(address.to_canonical()).is_some()
     {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::bail;
 use clap::Subcommand;
-use sealpost_tunnel::{BoxName, Fingerprint, PublicKey};
+use sealpost_tunnel::{AddressPair, BoxName, Fingerprint, PublicKey};
 use serde::Serialize;
 use serde_json::json;
 
@@ -60,6 +60,7 @@ struct Line {
     domains_used: usize,
     domains_allowed: u32,
     addresses: Vec<IpAddr>,
+    pairs: Vec<AddressPair>,
     own_name: Option<String>,
     key: PublicKey,
     fingerprint: Fingerprint,
@@ -137,6 +138,7 @@ impl Boxes {
 struct Sources {
     live: Result<HashMap<PublicKey, ConnectedBox>, AskError>,
     addresses: HashMap<String, Vec<IpAddr>>,
+    pairs: HashMap<String, Vec<AddressPair>>,
     domains: HashMap<String, Vec<domains::Line>>,
 }
 
@@ -154,7 +156,11 @@ impl Sources {
         for one in database.domains().await? {
             domains.entry(one.r#box.clone()).or_default().push(domains::Line::new(one));
         }
-        Ok(Self { live, addresses, domains })
+        let mut pairs = HashMap::<String, Vec<AddressPair>>::new();
+        for (name, pair) in database.given_pairs().await? {
+            pairs.entry(name).or_default().push(pair);
+        }
+        Ok(Self { live, addresses, pairs, domains })
     }
 
     fn line(&self, fixed: &Fixed, entry: Entry) -> Line {
@@ -179,6 +185,7 @@ impl Sources {
             domains_used: domains.filter(|domain| domain.counts()).count(),
             domains_allowed: entry.domains_allowed,
             addresses: own.into_iter().chain(given.copied()).collect(),
+            pairs: self.pairs.get(&entry.name).cloned().unwrap_or_default(),
             own_name: under.map(|under| format!("{}.{under}", entry.name)),
             words: fingerprint.words(),
             fingerprint,
@@ -227,6 +234,11 @@ impl Line {
         }
     }
 
+    fn pairs(&self) -> String {
+        let pairs: Vec<_> = self.pairs.iter().map(AddressPair::to_string).collect();
+        if pairs.is_empty() { "-".into() } else { pairs.join(", ") }
+    }
+
     fn addresses(&self) -> String {
         let addresses: Vec<_> = self.addresses.iter().map(IpAddr::to_string).collect();
         if addresses.is_empty() { "-".into() } else { addresses.join(", ") }
@@ -257,6 +269,7 @@ impl Page {
             ("words", line.words.clone()),
             ("recovery", line.recovery.map_or("no kit".into(), |key| format!("a kit, {key}"))),
             ("addresses", line.addresses()),
+            ("address pairs", line.pairs()),
             ("own name", or_dash(line.own_name.as_ref())),
             ("domains", format!("{} of {}", line.domains_used, line.domains_allowed)),
         ];

@@ -1,7 +1,6 @@
 //! The dialogue of a session before TLS, up to the sender's whole ClientHello.
 
 use std::io;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use sealpost_tunnel::EhloName;
@@ -16,6 +15,7 @@ use super::outcome::Outcome;
 use super::preamble::{MAX_LINE, Preamble, Step};
 use super::refusal::Refusal;
 use super::session::Session;
+use crate::pairs::history::Left;
 
 const TIMED_OUT: &str = "421 4.4.2 Timed out\r\n";
 const DRAINING: &str = "421 4.3.2 Shutting down, try again\r\n";
@@ -65,9 +65,9 @@ impl Session {
                 return Err(Refusal::reply(BUSY, Outcome::BusyBox));
             }
         }
-        let turn_away = owner.is_none()
-            && self.ingress.failures.is_recent(self.open.client.ip(), Instant::now());
-        let mut preamble = Preamble::new(self.settings.hostname.as_str(), turn_away);
+        let (client, address) = (self.open.client.ip(), self.open.local.ip());
+        let send_on = owner.is_none() && self.ingress.visits.sends_on(client, address);
+        let mut preamble = Preamble::new(self.settings.hostname.as_str(), send_on);
         let gone = |preamble: &Preamble| Refusal::nothing(preamble.on_disconnect());
         self.say(tcp, &preamble.greeting()).await.map_err(|_| gone(&preamble))?;
         loop {
@@ -78,6 +78,9 @@ impl Session {
                 },
                 Step::Reply { consumed, reply } => {
                     let _ = buffer.split_to(consumed);
+                    if preamble.refused_mail() {
+                        self.visit_ends(Left::Plain);
+                    }
                     self.say(tcp, &reply).await.map_err(|_| gone(&preamble))?;
                 }
                 Step::StartTls { reply } => {
@@ -85,7 +88,12 @@ impl Session {
                     self.say(tcp, reply).await.map_err(|_| gone(&preamble))?;
                     return Ok(preamble.into_ehlo());
                 }
-                Step::Close { reply, outcome } => return Err(Refusal::reply(reply, outcome)),
+                Step::Close { reply, outcome } => {
+                    if outcome == Outcome::RetryElsewhere {
+                        self.visit_ends(Left::SentOn);
+                    }
+                    return Err(Refusal::reply(reply, outcome));
+                }
             }
         }
     }

@@ -78,6 +78,8 @@ fn admit(ingress: &Arc<Ingress>, sessions: &TaskTracker, tcp: TcpStream, client:
             // In place and without waiting: a flood must not get a task for each connection.
             let _ = tcp.try_write(BUSY);
             ingress.metrics.session_ended(outcome);
+            // It goes to the next exchanger, and its coming from here says whom it means.
+            drop(ingress.visit(client.ip(), local.ip()));
             debug!(client = %ingress.privacy.shown(client.ip()), outcome = outcome.label(), "turned away");
             return;
         }

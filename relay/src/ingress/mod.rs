@@ -6,7 +6,6 @@
 
 mod alert;
 pub mod client_hello;
-mod failures;
 mod greet;
 mod limits;
 mod listener;
@@ -16,7 +15,9 @@ pub mod outcome;
 pub mod preamble;
 mod refusal;
 mod session;
+mod visits;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -49,7 +50,7 @@ pub struct Ingress {
     /// The sessions that are open.
     pub sessions: Arc<OpenSessions>,
     limits: Arc<limits::Limits>,
-    failures: failures::Failures,
+    visits: Arc<visits::Visits>,
 }
 
 impl Ingress {
@@ -71,8 +72,14 @@ impl Ingress {
             privacy,
             sessions: Arc::default(),
             limits: Arc::default(),
-            failures: failures::Failures::default(),
+            visits: Arc::default(),
         }
+    }
+
+    /// A client that has connected to an address which boxes share.
+    fn visit(&self, client: IpAddr, address: IpAddr) -> Option<visits::Visit> {
+        let shared = self.registry.snapshot().by_address(address).is_none();
+        shared.then(|| self.visits.arrive(client, address))
     }
 
     /// Sessions that are open.

@@ -73,6 +73,8 @@ outcomes! {
     HelloMalformed = "hello-malformed";
     /// The ClientHello on a shared address named nobody.
     SniAbsent = "sni-absent";
+    /// The ClientHello on a second shared address named nobody, and its sender may mean several boxes.
+    PairAmbiguous = "pair-ambiguous";
     /// The ClientHello on a shared address named something that is no host name.
     SniBad = "sni-bad";
     /// The ClientHello on a shared address named a host that is nobody's here.

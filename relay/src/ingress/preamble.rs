@@ -87,6 +87,11 @@ impl Preamble {
         self.ehlo
     }
 
+    /// Whether the sender wanted to send mail without TLS.
+    pub fn refused_mail(&self) -> bool {
+        self.mail_refused
+    }
+
     /// How the dialogue ends when the sender just goes.
     pub fn on_disconnect(&self) -> Outcome {
         if self.mail_refused { Outcome::PlaintextRefused } else { Outcome::Disconnected }

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use sealpost_tunnel::splice::{self, End, Spliced};
 use sealpost_tunnel::{ServiceName, StreamHeader};
@@ -18,16 +17,20 @@ use super::offer::{Accepted, offer};
 use super::open::Listed;
 use super::outcome::Outcome;
 use super::refusal::Refusal;
+use super::visits::Visit;
 use crate::boxes::SessionPermit;
 use crate::config::Settings;
+use crate::pairs::history::{Left, Past};
 use crate::registry::BoxRecord;
-use crate::route::{NoRoute, RouteKey, Sni, route};
+use crate::route::{By, NoRoute, RouteKey, Routed, Sni, route};
 
 /// A session, and what its closing line will say.
 pub(super) struct Session {
     pub(super) ingress: Arc<Ingress>,
     pub(super) settings: Arc<Settings>,
     pub(super) open: Listed,
+    /// Of a client at a shared address, until it is known what comes of it.
+    visit: Option<Visit>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
 }
@@ -39,8 +42,9 @@ impl Session {
         client: SocketAddr,
         local: SocketAddr,
     ) -> Self {
+        let visit = ingress.visit(client.ip(), local.ip());
         let open = ingress.sessions.enter(client, local);
-        Self { ingress, settings, open, bytes_in: 0, bytes_out: 0 }
+        Self { ingress, settings, open, visit, bytes_in: 0, bytes_out: 0 }
     }
 
     /// Runs the session to its end and writes its closing line.
@@ -118,26 +122,55 @@ impl Session {
     }
 
     fn route(&mut self, hello: &Hello) -> Result<Arc<BoxRecord>, Refusal> {
-        let client = self.open.client.ip();
+        let (client, local) = (self.open.client.ip(), self.open.local.ip());
         if let Sni::Name(name) = &hello.sni {
             self.open.asked_for(name.clone());
-            self.ingress.failures.forgive(client);
+            self.visit_ends(Left::Served);
         }
         if !hello.speaks_mail {
             return Err(Refusal::alert(Alert::NoApplicationProtocol, Outcome::AlpnRefused));
         }
-        let key = RouteKey { local: self.open.local.ip(), sni: hello.sni.clone(), client };
+        let past = match hello.sni {
+            Sni::Absent => self.ingress.visits.past(client),
+            _ => Past::default(),
+        };
+        let key = RouteKey { local, sni: hello.sni.clone(), past };
         let snapshot = self.ingress.registry.snapshot();
-        route(&snapshot, &key).cloned().map_err(|no_route| match no_route {
-            NoRoute::SniAbsent => {
-                self.ingress.failures.note(client, Instant::now());
-                Refusal::alert(Alert::UnrecognizedName, Outcome::SniAbsent)
+        match route(&snapshot, &key) {
+            Ok(Routed { record, by }) => {
+                if let By::Pair(pair) = by {
+                    self.ingress.visits.spend(client, pair.first);
+                    self.visit_ends(Left::Served);
+                }
+                Ok(record.clone())
             }
-            NoRoute::SniBad => Refusal::alert(Alert::UnrecognizedName, Outcome::SniBad),
-            NoRoute::SniUnknown => Refusal::alert(Alert::UnrecognizedName, Outcome::SniUnknown),
-            NoRoute::HelloMalformed => Refusal::alert(Alert::DecodeError, Outcome::HelloMalformed),
-        })
+            Err(no_route) => {
+                if hello.sni == Sni::Absent {
+                    // Now, and not when it has gone: it comes to the next exchanger before that.
+                    self.visit_ends(Left::Unnamed);
+                }
+                Err(refusal_of(no_route))
+            }
+        }
     }
+
+    /// What came of a client at a shared address is known.
+    pub(super) fn visit_ends(&mut self, how: Left) {
+        if let Some(visit) = self.visit.take() {
+            visit.ends(how);
+        }
+    }
+}
+
+fn refusal_of(no_route: NoRoute) -> Refusal {
+    let (alert, outcome) = match no_route {
+        NoRoute::SniAbsent => (Alert::UnrecognizedName, Outcome::SniAbsent),
+        NoRoute::SniBad => (Alert::UnrecognizedName, Outcome::SniBad),
+        NoRoute::SniUnknown => (Alert::UnrecognizedName, Outcome::SniUnknown),
+        NoRoute::PairAmbiguous => (Alert::UnrecognizedName, Outcome::PairAmbiguous),
+        NoRoute::HelloMalformed => (Alert::DecodeError, Outcome::HelloMalformed),
+    };
+    Refusal::alert(alert, outcome)
 }
 
 /// The session with the outcome that its closing line tells, also when the task panics.

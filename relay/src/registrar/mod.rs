@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use sealpost_tunnel::handover::Purpose;
 use sealpost_tunnel::request::{Answer, ProofMethod, Refusal, RefusalCode, Request, Standing};
-use sealpost_tunnel::{DomainName, Handover, MxName, PublicKey};
+use sealpost_tunnel::{AddressPair, DomainName, Handover, MxName, PublicKey};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -204,11 +204,25 @@ impl Registrar {
             hostname: self.hostname.clone(),
             addresses: record.map(|record| snapshot.addresses(record)).unwrap_or_default(),
             shared: self.shared.clone(),
-            pair: None,
+            pair: self.pair(key, record).await,
             domains_allowed: entry.domains_allowed,
             domains: self.database.domains_of(key).await?,
             recovery: entry.recovery,
         }))
+    }
+
+    /// The address pair of a box here. A box that has none gets one when it first asks, as it does
+    /// when it connects; without the database it has to do without for now.
+    async fn pair(&self, key: PublicKey, record: Option<&Arc<BoxRecord>>) -> Option<AddressPair> {
+        let snapshot = self.registry.snapshot();
+        let pair = record.and_then(|record| snapshot.pair_of(record));
+        if pair.is_some() || !snapshot.has_free_pair() {
+            return pair;
+        }
+        self.database.give_pair(key, snapshot.pair_roles(), now()).await.unwrap_or_else(|error| {
+            warn!(%error, "a box got no address pair");
+            None
+        })
     }
 
     fn name(&self, key: PublicKey) -> String {

@@ -110,6 +110,7 @@ impl Database {
             };
             if entry.state == State::Active {
                 super::domains::release_all(&mut change, entry.id, now).await?;
+                super::pairs::free_pairs(&mut change, entry.id, now).await?;
                 retire(&mut change, &entry, Retired::Revoked, now).await?;
                 set_state(&mut change, &entry, State::Revoked, &entry.name).await?;
                 change.commit().await?;
@@ -130,6 +131,7 @@ impl Database {
                 return Err(RegistryError::UnknownBox);
             };
             super::domains::release_all(&mut change, entry.id, now).await?;
+            super::pairs::free_pairs(&mut change, entry.id, now).await?;
             sqlx::query("DELETE FROM addresses WHERE box = $1")
                 .bind(number(entry.id))
                 .execute(change.connection())

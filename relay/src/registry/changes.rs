@@ -10,6 +10,7 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 use sqlx::{Executor, Row};
 
+use super::pairs::GivenPair;
 use super::{BoxRecord, Database, Kind, RegistryError, number, parse};
 
 /// What changed.
@@ -81,12 +82,19 @@ impl Database {
             since,
         )
         .await?;
+        let mut pairs: HashMap<i64, Vec<GivenPair>> = group(
+            connection,
+            "SELECT b.id, p.first || ' ' || p.second AS value FROM boxes b CROSS JOIN pairs p \
+             WHERE p.box = b.id AND p.freed IS NULL AND b.revision > $1 AND b.state = 'active'",
+            since,
+        )
+        .await?;
         let mut boxes = Vec::new();
         let mut rows = sqlx::query("SELECT id, name, key, state FROM boxes WHERE revision > $1")
             .bind(number(since))
             .fetch(&mut *connection);
         while let Some(row) = rows.try_next().await? {
-            boxes.push(read_box(&row, &mut names, &mut addresses)?);
+            boxes.push(read_box(&row, &mut names, &mut addresses, &mut pairs)?);
         }
         drop(rows);
         let mut retired = Vec::new();
@@ -107,6 +115,7 @@ fn read_box(
     row: &AnyRow,
     names: &mut HashMap<i64, Vec<MxName>>,
     addresses: &mut HashMap<i64, Vec<IpAddr>>,
+    pairs: &mut HashMap<i64, Vec<GivenPair>>,
 ) -> Result<Changed, RegistryError> {
     let id: i64 = row.try_get("id")?;
     if row.try_get::<&str, _>("state")? != "active" {
@@ -118,6 +127,12 @@ fn read_box(
         key: parse(row.try_get("key")?)?,
         mx: names.remove(&id).unwrap_or_default(),
         addresses: addresses.remove(&id).unwrap_or_default(),
+        pairs: pairs
+            .remove(&id)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|GivenPair(pair)| pair)
+            .collect(),
     }))
 }
 

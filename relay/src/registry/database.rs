@@ -26,8 +26,10 @@ const CONNECTIONS: usize = 4;
 /// On this channel PostgreSQL tells all relays that there is something new.
 pub(super) const CHANNEL: &str = "sealpost_registry";
 
-const SCHEMA: [(i64, &str, &str); 1] =
-    [(1, "registry", include_str!("migrations/0001_registry.sql"))];
+const SCHEMA: [(i64, &str, &str); 2] = [
+    (1, "registry", include_str!("migrations/0001_registry.sql")),
+    (2, "pairs", include_str!("migrations/0002_pairs.sql")),
+];
 
 /// What a writer must not leave behind in PostgreSQL when it is cut off, with its lock held.
 const POSTGRES_SESSION: &str = "SET statement_timeout = '7s'; SET lock_timeout = '7s'; \

@@ -17,6 +17,7 @@ mod invites;
 mod joining;
 mod keys;
 mod own_prefix;
+mod pairs;
 mod snapshot;
 
 use std::str::FromStr;

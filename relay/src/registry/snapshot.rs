@@ -8,9 +8,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rpds::{HashTrieMapSync, HashTrieSetSync};
-use sealpost_tunnel::{DomainName, MxName, PublicKey};
+use sealpost_tunnel::{AddressPair, DomainName, MxName, PublicKey};
 
 use super::{Changed, Changes, Effects, OwnPrefix};
+use crate::pairs::PairRoles;
 
 /// What the data path knows of a box.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct BoxRecord {
     pub mx: Vec<MxName>,
     /// The addresses that were given to it alone.
     pub addresses: Vec<IpAddr>,
+    /// The address pairs that were given to it, each at another relay.
+    pub pairs: Vec<AddressPair>,
 }
 
 /// All boxes at one moment.
@@ -33,30 +36,40 @@ pub struct Snapshot {
     revision: u64,
     own_prefix: Option<OwnPrefix>,
     box_domain: Option<DomainName>,
+    /// Shared, as a snapshot is made anew with each change.
+    pair_roles: Arc<PairRoles>,
     by_id: HashTrieMapSync<u64, Arc<BoxRecord>>,
     by_key: HashTrieMapSync<PublicKey, Arc<BoxRecord>>,
     by_mx: HashTrieMapSync<MxName, Arc<BoxRecord>>,
     by_address: HashTrieMapSync<IpAddr, Arc<BoxRecord>>,
+    by_pair: HashTrieMapSync<AddressPair, Arc<BoxRecord>>,
     retired: HashTrieSetSync<PublicKey>,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self::empty(None, None)
+        Self::empty(None, None, PairRoles::default())
     }
 }
 
 impl Snapshot {
-    /// No boxes; those to come get an address out of `own_prefix` and a name under `box_domain`.
-    pub fn empty(own_prefix: Option<OwnPrefix>, box_domain: Option<DomainName>) -> Self {
+    /// No boxes; those to come get an address out of `own_prefix`, a name under `box_domain`, and
+    /// are known by the pairs of addresses that `pair_roles` admits.
+    pub fn empty(
+        own_prefix: Option<OwnPrefix>,
+        box_domain: Option<DomainName>,
+        pair_roles: impl Into<Arc<PairRoles>>,
+    ) -> Self {
         Self {
             revision: 0,
             own_prefix,
             box_domain,
+            pair_roles: pair_roles.into(),
             by_id: HashTrieMapSync::new_sync(),
             by_key: HashTrieMapSync::new_sync(),
             by_mx: HashTrieMapSync::new_sync(),
             by_address: HashTrieMapSync::new_sync(),
+            by_pair: HashTrieMapSync::new_sync(),
             retired: HashTrieSetSync::new_sync(),
         }
     }
@@ -83,6 +96,26 @@ impl Snapshot {
             Some(id) => self.by_id.get(&id),
             None => self.by_address.get(&address),
         }
+    }
+
+    /// The box that `pair` was given to.
+    pub fn by_pair(&self, pair: &AddressPair) -> Option<&Arc<BoxRecord>> {
+        self.by_pair.get(pair)
+    }
+
+    /// Which addresses of this relay play which part in pairs.
+    pub fn pair_roles(&self) -> &PairRoles {
+        &self.pair_roles
+    }
+
+    /// The pair of `record` at this relay.
+    pub fn pair_of(&self, record: &BoxRecord) -> Option<AddressPair> {
+        record.pairs.iter().find(|pair| self.pair_roles.have(pair)).copied()
+    }
+
+    /// Whether a pair of this relay is given to nobody.
+    pub fn has_free_pair(&self) -> bool {
+        self.pair_roles.all().any(|pair| self.by_pair(&pair).is_none())
     }
 
     /// Whether `key` was a box's key and is not accepted any more.
@@ -123,7 +156,7 @@ impl Snapshot {
             // have been restored from a backup, or have lost its last changes failing over.
             Self {
                 retired: self.retired.clone(),
-                ..Self::empty(self.own_prefix, self.box_domain.clone())
+                ..Self::empty(self.own_prefix, self.box_domain.clone(), self.pair_roles.clone())
             }
         } else {
             self.clone()
@@ -178,6 +211,11 @@ impl Snapshot {
             // An IPv4 client of an IPv6 socket must meet the same entry.
             enter(&mut self.by_address, address.to_canonical(), &record, conflicts);
         }
+        // Those of other relays say nothing here, and one in which the parts were other ones than
+        // they are now could be mistaken for another box's.
+        if let Some(pair) = self.pair_of(&record) {
+            enter(&mut self.by_pair, pair, &record, conflicts);
+        }
         self.by_key.insert_mut(record.key, record.clone());
         self.by_id.insert_mut(record.id, record);
     }
@@ -191,6 +229,9 @@ impl Snapshot {
         }
         for address in &record.addresses {
             leave(&mut self.by_address, &address.to_canonical(), id);
+        }
+        if let Some(pair) = self.pair_of(&record) {
+            leave(&mut self.by_pair, &pair, id);
         }
     }
 }
@@ -238,6 +279,7 @@ mod tests {
             key: Identity::ephemeral().public(),
             mx: vec![mx.parse().unwrap()],
             addresses: vec![address.parse().unwrap()],
+            pairs: vec![],
         }
     }
 
@@ -269,7 +311,11 @@ mod tests {
     #[test]
     fn a_prefix_and_a_domain_of_the_relay_give_each_box_an_address_and_a_name() {
         let prefix = "2001:db8:1:2::/64".parse().unwrap();
-        let empty = Snapshot::empty(Some(prefix), Some("box.relay.example".parse().unwrap()));
+        let empty = Snapshot::empty(
+            Some(prefix),
+            Some("box.relay.example".parse().unwrap()),
+            PairRoles::default(),
+        );
         let alice = record(256, "alice", "mx.alice.example", "192.0.2.1");
         let boxes = vec![Changed::Active(alice.clone())];
         let (snapshot, _) = empty.after(changes(1, boxes));
