@@ -13,10 +13,10 @@ use sealpost_agent::agent::Agent;
 use sealpost_agent::config::Config;
 use sealpost_daemon::config::Source;
 use sealpost_daemon::signals::Signals;
-use sealpost_tunnel::control::Hello;
+use sealpost_tunnel::control::{Hello, TRANSPARENT};
 use sealpost_tunnel::greeting::Control;
 use sealpost_tunnel::restart_keys::RestartKeys;
-use sealpost_tunnel::{EhloName, Identity, ResetCode, SessionId, StreamHeader, quic};
+use sealpost_tunnel::{Carries, EhloName, Identity, ResetCode, SessionId, StreamHeader, quic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -35,6 +35,11 @@ struct Fixture {
 impl Fixture {
     /// An agent whose service `smtp` is at `address`.
     async fn new(address: SocketAddr, proxy: &str) -> Self {
+        Self::with(address, proxy, "sealed").await
+    }
+
+    /// One whose owner chose `own_address` for the relay.
+    async fn with(address: SocketAddr, proxy: &str, own_address: &str) -> Self {
         let relay = Identity::ephemeral();
         let endpoint =
             quic::relay_endpoint("127.0.0.1:0".parse().unwrap(), &relay, &RestartKeys::ephemeral())
@@ -43,6 +48,7 @@ impl Fixture {
         let text = format!(
             "state = {:?}\nadmin.listen = \"127.0.0.1:0\"\n\
              [[relay]]\nname = \"r1\"\naddresses = [\"[::1]:9\", \"{}\"]\nkey = \"{}\"\n\
+             own_address = \"{own_address}\"\n\
              [[service]]\nname = \"smtp\"\naddress = \"{address}\"\nproxy = \"{proxy}\"\n",
             state.path(),
             endpoint.local_addr().unwrap(),
@@ -58,6 +64,8 @@ impl Fixture {
         let connection = incoming.await.unwrap();
         assert_eq!(quic::peer_key(&connection), Some(key));
         let control = Control::accept(&connection, &Hello::ours("test")).await.unwrap();
+        let transparent = control.peer.capabilities & TRANSPARENT != 0;
+        assert_eq!(transparent, own_address == "transparent", "the relay is told");
         Self { connection, _control: control, _endpoint: endpoint, admin, _state: state }
     }
 
@@ -104,13 +112,22 @@ fn header(service: &str) -> Vec<u8> {
 }
 
 fn header_from(service: &str, client: &str) -> Vec<u8> {
+    let ehlo = EhloName::cleaned(b"mail.sender.example");
+    encoded(service, client, Carries::FromTls { sni: None, ehlo })
+}
+
+/// Of a connection that is carried from its first byte.
+fn first_byte_header(client: &str) -> Vec<u8> {
+    encoded("smtp", client, Carries::FromFirstByte)
+}
+
+fn encoded(service: &str, client: &str, carries: Carries) -> Vec<u8> {
     StreamHeader {
         service: service.parse().unwrap(),
         client: client.parse().unwrap(),
         local: "198.51.100.1:25".parse().unwrap(),
-        sni: None,
-        ehlo: EhloName::cleaned(b"mail.sender.example"),
         session: SessionId::random(),
+        carries,
     }
     .encode()
 }
@@ -271,4 +288,46 @@ async fn a_mail_server_that_refuses_strangers_gets_mail() {
         let answer = timeout(PATIENCE, recv.read_chunk(10, true)).await.unwrap().unwrap();
         assert_eq!(answer.unwrap().bytes[0], 21);
     }
+}
+
+#[tokio::test]
+async fn a_relay_cannot_choose_to_carry_more_than_what_is_sealed() {
+    let agent = Fixture::new(tls_mail_server("554 5.7.1 no").await, "none").await;
+    agent.expect("/status", "\"passed\"").await;
+    let whole = [first_byte_header("192.0.2.1:4000"), b"EHLO relay\r\n".to_vec()].concat();
+    assert_eq!(agent.refusal_of(&whole).await, ResetCode::SealedOnly);
+    agent.expect_counter("sealed-only", 1).await;
+    assert!(agent.connection.close_reason().is_none(), "one such stream costs no other");
+}
+
+#[tokio::test]
+async fn where_the_owner_wants_it_the_mail_server_speaks_from_the_first_byte() {
+    let home = tls_mail_server("554 5.7.1 no").await;
+    let agent = Fixture::with(home, "none", "transparent").await;
+    agent.expect("/status", "\"passed\"").await;
+    let (mut send, mut recv) = agent.stream(&first_byte_header("192.0.2.1:4000")).await;
+    // Nothing was said to it for the sender, who is still silent.
+    let mut said = [0; 7];
+    timeout(PATIENCE, recv.read_exact(&mut said)).await.unwrap().unwrap();
+    assert_eq!(&said, b"220 h\r\n");
+    send.write_all(b"EHLO a\r\n").await.unwrap();
+    let mut said = [0; 21];
+    timeout(PATIENCE, recv.read_exact(&mut said)).await.unwrap().unwrap();
+    assert_eq!(&said, b"250-h\r\n250 STARTTLS\r\n");
+    // What is sealed comes home as ever, and what was never believed is not now.
+    let sealed = [&header("smtp")[..], b"no ClientHello"].concat();
+    let (_send, mut recv) = agent.stream(&sealed).await;
+    let answer = timeout(PATIENCE, recv.read_chunk(10, true)).await.unwrap().unwrap();
+    assert_eq!(answer.unwrap().bytes[0], 21);
+    let refusal = agent.refusal_of(&first_byte_header("127.0.0.1:25")).await;
+    assert_eq!(refusal, ResetCode::ClientImplausible);
+}
+
+#[tokio::test]
+async fn an_open_relay_gets_no_mail_from_the_first_byte_either() {
+    let home = tls_mail_server("250 2.1.5 Ok").await;
+    let agent = Fixture::with(home, "none", "transparent").await;
+    agent.expect("/status", "\"failed\"").await;
+    let refusal = agent.refusal_of(&first_byte_header("192.0.2.1:4000")).await;
+    assert_eq!(refusal, ResetCode::ServiceWithheld);
 }

@@ -182,6 +182,11 @@ impl Place {
         self.events.borrow().alive().next().map_or(0, |tunnel| tunnel.capabilities)
     }
 
+    /// The newest tunnel that is alive, if one is there.
+    pub fn newest(&self) -> Option<Tunnel> {
+        self.events.borrow().alive().next().cloned()
+    }
+
     /// How many news there were until now.
     pub fn news(&self) -> u64 {
         self.events.borrow().news

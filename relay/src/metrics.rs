@@ -17,6 +17,7 @@ pub const PROOF_OUTCOMES: [&str; 3] = ["found", "absent", "unclear"];
 pub struct Metrics {
     registry: Registry,
     sessions: IntCounterVec,
+    transparent_sessions: IntCounter,
     bytes_in: IntCounter,
     bytes_out: IntCounter,
     tunnels: IntCounterVec,
@@ -40,6 +41,13 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new("sealpost_relay_sessions_total", "Sessions from senders by outcome"),
                     &["outcome"],
+                )?,
+            )?,
+            transparent_sessions: register(
+                &registry,
+                IntCounter::new(
+                    "sealpost_relay_transparent_sessions_total",
+                    "Sessions from senders that were carried from their first byte",
                 )?,
             )?,
             bytes_in: register(
@@ -128,6 +136,11 @@ impl Metrics {
     /// A session ended.
     pub fn session_ended(&self, outcome: Outcome) {
         self.sessions.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// The same session was one that is carried from its first byte.
+    pub fn transparent_session_ended(&self) {
+        self.transparent_sessions.inc();
     }
 
     /// A session carried bytes.

@@ -8,16 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::Connection;
+use quinn::{Connection, RecvStream, SendStream};
 use sealpost_daemon::config::Source;
 use sealpost_daemon::signals::Signals;
 use sealpost_relay::config::Config;
 use sealpost_relay::registry::Database;
 use sealpost_relay::relay::Relay;
-use sealpost_tunnel::control::{Hello, Message};
+use sealpost_tunnel::control::{Hello, Message, TRANSPARENT};
 use sealpost_tunnel::greeting::{Control, Event};
 use sealpost_tunnel::pins::{Pin, Use};
-use sealpost_tunnel::{Identity, PublicKey, ResetCode, StreamHeader, quic};
+use sealpost_tunnel::{Carries, Identity, PublicKey, ResetCode, StreamHeader, quic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -71,18 +71,29 @@ impl Fixture {
 
     /// A box that said hello and is known to be connected.
     async fn connected(&self) -> (Connection, Control) {
+        self.connected_with(0).await
+    }
+
+    /// The same with what its owner chose.
+    async fn connected_with(&self, capabilities: u64) -> (Connection, Control) {
         let before = self.counter("sealpost_relay_tunnels_total", "connected").await;
         let connection = self.dial(&self.home).await.unwrap();
-        let control = Control::open(&connection, &Hello::ours("test")).await.unwrap();
+        let hello = Hello { capabilities, ..Hello::ours("test") };
+        let control = Control::open(&connection, &hello).await.unwrap();
         self.expect("sealpost_relay_tunnels_total", "connected", before + 1).await;
         (connection, control)
     }
 
-    async fn counter(&self, name: &str, outcome: &str) -> u64 {
+    async fn metrics(&self) -> String {
         let mut http = TcpStream::connect(self.admin).await.unwrap();
         http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
         let mut text = String::new();
         http.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    async fn counter(&self, name: &str, outcome: &str) -> u64 {
+        let text = self.metrics().await;
         let start = format!("{name}{{outcome=\"{outcome}\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(start.as_str()));
         line.expect("every outcome is counted from the start").parse().unwrap()
@@ -280,8 +291,9 @@ async fn the_header_tells_the_box_who_is_there_and_the_hello_follows() {
     assert_eq!(&wire[taken..], HELLO);
     assert_eq!(header.client, sender.local_addr().unwrap());
     assert_eq!(header.local, relay.smtp);
-    assert_eq!(header.sni.unwrap().as_str(), "mx.home.example");
-    assert_eq!(header.ehlo.as_str(), "mail.sender.example");
+    let Carries::FromTls { sni, ehlo } = header.carries else { panic!("{header:?}") };
+    assert_eq!(sni.unwrap().as_str(), "mx.home.example");
+    assert_eq!(ehlo.as_str(), "mail.sender.example");
     send.write_all(b"server hello").await.unwrap();
     send.finish().unwrap();
     assert_eq!(rest(&mut sender).await, b"server hello");
@@ -411,4 +423,112 @@ async fn a_full_box_is_refused_by_alert_where_only_sni_names_it() {
     assert_eq!(rest(&mut second).await, [21, 3, 3, 0, 2, 2, 80]);
     drop(second);
     relay.expect_session("busy-box").await;
+}
+
+/// The next stream in the tunnel of a box, which demands that it carries a connection from its first
+/// byte and that nothing stands behind its header yet.
+async fn whole_stream(home: &Connection) -> (SendStream, RecvStream) {
+    let (send, mut recv) = timeout(PATIENCE, home.accept_bi()).await.unwrap().unwrap();
+    let mut wire = Vec::new();
+    let header = loop {
+        wire.extend_from_slice(&recv.read_chunk(9000, true).await.unwrap().unwrap().bytes);
+        if let Some((header, taken)) = StreamHeader::decode(&wire).unwrap() {
+            assert_eq!(taken, wire.len());
+            break header;
+        }
+    };
+    assert_eq!(header.carries, Carries::FromFirstByte);
+    (send, recv)
+}
+
+#[tokio::test]
+async fn a_box_that_wants_it_has_its_own_address_carried_from_the_first_byte() {
+    let relay = Fixture::new("", &["127.0.0.1"]).await;
+    let (home, _control) = relay.connected_with(TRANSPARENT).await;
+    let mut sender = TcpStream::connect(relay.smtp).await.unwrap();
+    // A sender that talks before it was greeted is heard at home, not here.
+    sender.write_all(b"EHLO too early\r\n").await.unwrap();
+    let (mut send, mut recv) = whole_stream(&home).await;
+    send.write_all(b"554 not you\r\n").await.unwrap();
+    let heard = timeout(PATIENCE, recv.read_chunk(9000, true)).await.unwrap().unwrap().unwrap();
+    assert_eq!(heard.bytes, b"EHLO too early\r\n"[..]);
+    send.finish().unwrap();
+    assert_eq!(rest(&mut sender).await, b"554 not you\r\n");
+    drop(sender);
+    relay.expect_session("carried").await;
+    assert!(relay.metrics().await.contains("\nsealpost_relay_transparent_sessions_total 1\n"));
+}
+
+#[tokio::test]
+async fn only_its_own_address_and_only_while_it_says_so() {
+    let shared = Fixture::new("", &[]).await;
+    let (_home, _control) = shared.connected_with(TRANSPARENT).await;
+    drop(shared.sender().await);
+    let own = Fixture::new("", &["127.0.0.1"]).await;
+    let mut away = TcpStream::connect(own.smtp).await.unwrap();
+    line(&mut away, "220 relay.example ").await;
+    let (_old, _old_control) = own.connected_with(TRANSPARENT).await;
+    // The newest tunnel has the owner's last word.
+    let (_new, _new_control) = own.connected().await;
+    let mut sender = TcpStream::connect(own.smtp).await.unwrap();
+    line(&mut sender, "220 relay.example ").await;
+    sender.write_all(b"MAIL FROM:<a@sender.example>\r\n").await.unwrap();
+    line(&mut sender, "451 4.7.0 ").await;
+}
+
+#[tokio::test]
+async fn a_lost_tunnel_before_the_greeting_costs_a_sender_nothing() {
+    let relay = Fixture::new("", &["127.0.0.1"]).await;
+    let (first, _control) = relay.connected_with(TRANSPARENT).await;
+    let mut sender = TcpStream::connect(relay.smtp).await.unwrap();
+    let _silent = whole_stream(&first).await;
+    let (second, _control) = relay.connected_with(TRANSPARENT).await;
+    let (mut send, _recv) = whole_stream(&second).await;
+    send.write_all(b"220 home\r\n").await.unwrap();
+    line(&mut sender, "220 home").await;
+    // Where no tunnel is left, the session is a sealed one, which can wait for the box.
+    let mut sender = TcpStream::connect(relay.smtp).await.unwrap();
+    let _silent = whole_stream(&second).await;
+    first.close(0u32.into(), b"power cut");
+    second.close(0u32.into(), b"power cut");
+    line(&mut sender, "220 relay.example ").await;
+}
+
+#[tokio::test]
+async fn what_keeps_home_from_greeting_is_a_421_greeting() {
+    let not_ready = "421 4.3.2 The mail server is not ready, try again later\r\n";
+    let busy = "421 4.3.2 Too busy, try again later\r\n";
+    for (code, limits, outcome, reply) in [
+        (Some(ResetCode::SealedOnly), "", "agent-refused", not_ready),
+        (Some(ResetCode::HomeUnreachable), "", "home-unreachable", not_ready),
+        (Some(ResetCode::AgentBusy), "", "busy-box", busy),
+        (None, "home = \"200ms\"", "home-timeout", not_ready),
+    ] {
+        let relay = Fixture::new(limits, &["127.0.0.1"]).await;
+        let (home, _control) = relay.connected_with(TRANSPARENT).await;
+        let mut sender = TcpStream::connect(relay.smtp).await.unwrap();
+        let (mut send, mut recv) = whole_stream(&home).await;
+        if let Some(code) = code {
+            send.reset(code.into()).unwrap();
+            recv.stop(code.into()).unwrap();
+        }
+        assert_eq!(String::from_utf8(rest(&mut sender).await).unwrap(), reply);
+        drop(sender);
+        relay.expect_session(outcome).await;
+    }
+}
+
+#[tokio::test]
+async fn sessions_from_the_first_byte_have_the_places_of_their_box() {
+    let relay = Fixture::new("sessions_per_box = 1", &["127.0.0.1"]).await;
+    let (home, _control) = relay.connected_with(TRANSPARENT).await;
+    let first = TcpStream::connect(relay.smtp).await.unwrap();
+    let _held = whole_stream(&home).await;
+    let mut second = TcpStream::connect(relay.smtp).await.unwrap();
+    assert_eq!(rest(&mut second).await, b"421 4.3.2 Too busy, try again later\r\n");
+    relay.expect_session("busy-box").await;
+    drop(first);
+    relay.expect_session("disconnected").await;
+    let _third = TcpStream::connect(relay.smtp).await.unwrap();
+    let _held = whole_stream(&home).await;
 }

@@ -279,6 +279,11 @@ fn what_a_relay_logs_and_tells_boxes_is_in_the_table_of_what_it_learns() {
     }
     assert!(["session", "client", "outcome", "duration_ms"].iter().all(|f| fields.contains(*f)));
     let header = fs::read_to_string(top().join("tunnel/src/header.rs")).unwrap();
+    // Fields of the variants stand eight spaces deep.
+    let carried = header.split("pub enum Carries {").nth(1).unwrap().split("\n}").next().unwrap();
+    let carried = carried.lines().filter_map(|line| line.strip_prefix("        "));
+    let carried = carried.filter_map(|line| Some(line.split_once(": ")?.0.to_owned()));
+    let carried: Vec<_> = carried.filter(|name| !name.starts_with("///")).collect();
     let header = header.split("pub struct StreamHeader {").nth(1).unwrap();
     let header = header.split("\n}").next().unwrap();
     fields.extend(
@@ -286,7 +291,8 @@ fn what_a_relay_logs_and_tells_boxes_is_in_the_table_of_what_it_learns() {
             Some(line.trim().strip_prefix("pub ")?.split(':').next()?.to_owned())
         }),
     );
-    assert!(fields.contains("ehlo"));
+    fields.extend(carried);
+    assert!(fields.contains("service") && fields.contains("ehlo"));
     for field in fields {
         assert!(text.contains(&format!("`{field}`")), "{field} is not in the table");
     }

@@ -1,25 +1,30 @@
 //! What stands in front of the sender's bytes on every stream that a relay opens.
 //!
 //! ```text
-//! version       1 octet, 1
+//! version       1 octet: 1, or 2 for a stream that carries a connection from its first byte
 //! length        2 octets, of everything that follows
 //! session id    8 octets
 //! client        1 octet 4 or 6, address of 4 or 16 octets, port of 2
 //! local         the same: the address at the relay that the client connected to
 //! service       1 octet length, then text
+//!   of version 1 alone:
 //! SNI           the same; empty when the sender named nobody
 //! EHLO name     the same
 //! ```
 //!
-//! Numbers are in network byte order. The fields are this version's; a field more needs a new
-//! version, which a relay uses only with an agent that said it knows it ([`crate::control`]).
+//! Numbers are in network byte order. The fields are their version's; a field more needs a new
+//! version, which a relay uses only with an agent that said it knows it ([`crate::control`]):
+//! version 2 with one that said [`TRANSPARENT`](crate::control::TRANSPARENT). There the relay has
+//! read nothing of what the sender says, so it has no names to tell.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::names::{EhloName, MxName, ServiceName, SessionId};
 
-/// The version of this layout.
-pub const VERSION: u8 = 1;
+/// The version of a stream that begins with the ClientHello.
+pub const VERSION_FROM_TLS: u8 = 1;
+/// The version of a stream that carries a connection from its first byte.
+pub const VERSION_FROM_FIRST_BYTE: u8 = 2;
 /// The longest encoded header in octets: every field at its longest.
 pub const MAX_ENCODED: usize = FIXED + 8 + 2 * (1 + 16 + 2) + 3 * (1 + 255);
 /// Version and length.
@@ -34,19 +39,33 @@ pub struct StreamHeader {
     pub client: SocketAddr,
     /// The relay's address and port that the sender connected to.
     pub local: SocketAddr,
-    /// The name in the sender's ClientHello, if it gave a usable one.
-    pub sni: Option<MxName>,
-    /// What the sender said in EHLO; may be empty.
-    pub ehlo: EhloName,
     /// Names the session in the logs of both ends.
     pub session: SessionId,
+    /// How much of the connection the stream carries.
+    pub carries: Carries,
+}
+
+/// How much of a sender's connection a stream carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Carries {
+    /// What comes behind STARTTLS: the relay has greeted, and the first byte is the ClientHello's.
+    FromTls {
+        /// The name in the sender's ClientHello, if it gave a usable one.
+        sni: Option<MxName>,
+        /// What the sender said in EHLO; may be empty.
+        ehlo: EhloName,
+    },
+    /// All of it: the mail server at home greets.
+    FromFirstByte,
 }
 
 /// Why bytes are no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Of a version that this program does not know.
-    #[error("stream header of version {0}, but only {VERSION} is known")]
+    #[error(
+        "stream header of version {0}, but only {VERSION_FROM_TLS} and {VERSION_FROM_FIRST_BYTE} are known"
+    )]
     Version(u8),
     /// The length is more than any header has.
     #[error("stream header of {0} octets, but none has more than {MAX_ENCODED}")]
@@ -68,13 +87,15 @@ pub enum HeaderError {
 impl StreamHeader {
     /// The header as octets, at most [`MAX_ENCODED`].
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION, 0, 0];
+        let mut out = vec![self.carries.version(), 0, 0];
         out.extend_from_slice(&self.session.0);
         put_address(&mut out, self.client);
         put_address(&mut out, self.local);
         put_text(&mut out, self.service.as_str());
-        put_text(&mut out, self.sni.as_ref().map_or("", MxName::as_str));
-        put_text(&mut out, self.ehlo.as_str());
+        if let Carries::FromTls { sni, ehlo } = &self.carries {
+            put_text(&mut out, sni.as_ref().map_or("", MxName::as_str));
+            put_text(&mut out, ehlo.as_str());
+        }
         let length = u16::try_from(out.len() - FIXED).expect("bounded by MAX_ENCODED");
         out[1..FIXED].copy_from_slice(&length.to_be_bytes());
         out
@@ -83,11 +104,11 @@ impl StreamHeader {
     /// Reads a header from the beginning of `buffer`: the header and the octets it took, or
     /// `None` while more octets are needed (never when `buffer` has [`MAX_ENCODED`]).
     pub fn decode(buffer: &[u8]) -> Result<Option<(Self, usize)>, HeaderError> {
-        match buffer.first() {
+        let version = match buffer.first() {
             None => return Ok(None),
-            Some(&VERSION) => {}
+            Some(&known @ (VERSION_FROM_TLS | VERSION_FROM_FIRST_BYTE)) => known,
             Some(&other) => return Err(HeaderError::Version(other)),
-        }
+        };
         let Some(length) = buffer.get(1..FIXED) else {
             return Ok(None);
         };
@@ -98,25 +119,46 @@ impl StreamHeader {
         let Some(body) = buffer.get(FIXED..end) else {
             return Ok(None);
         };
-        Self::decode_fields(body).map(|header| Some((header, end)))
+        Self::decode_fields(version, body).map(|header| Some((header, end)))
     }
 
-    fn decode_fields(body: &[u8]) -> Result<Self, HeaderError> {
+    fn decode_fields(version: u8, body: &[u8]) -> Result<Self, HeaderError> {
         let mut rest = body;
         let session = SessionId(take_array(&mut rest)?);
         let client = take_address(&mut rest)?;
         let local = take_address(&mut rest)?;
         let service = take_text(&mut rest)?;
-        let sni = take_text(&mut rest)?;
-        let ehlo = take_text(&mut rest)?;
+        let carries = match version {
+            VERSION_FROM_TLS => Carries::decode_names(&mut rest)?,
+            _ => Carries::FromFirstByte,
+        };
         if !rest.is_empty() {
             return Err(HeaderError::Trailing(rest.len()));
         }
-        let text =
-            |octets, field| std::str::from_utf8(octets).map_err(|_| HeaderError::Name(field));
         let service =
             text(service, "service")?.parse().map_err(|_| HeaderError::Name("service"))?;
-        let sni = match text(sni, "SNI")? {
+        Ok(Self { service, client, local, session, carries })
+    }
+
+    /// The name in the sender's ClientHello, where the relay has seen one.
+    pub fn sni(&self) -> Option<&MxName> {
+        match &self.carries {
+            Carries::FromTls { sni, .. } => sni.as_ref(),
+            Carries::FromFirstByte => None,
+        }
+    }
+}
+
+impl Carries {
+    fn version(&self) -> u8 {
+        match self {
+            Self::FromTls { .. } => VERSION_FROM_TLS,
+            Self::FromFirstByte => VERSION_FROM_FIRST_BYTE,
+        }
+    }
+
+    fn decode_names(rest: &mut &[u8]) -> Result<Self, HeaderError> {
+        let sni = match text(take_text(rest)?, "SNI")? {
             "" => None,
             name => {
                 let parsed: MxName = name.parse().map_err(|_| HeaderError::Name("SNI"))?;
@@ -127,12 +169,17 @@ impl StreamHeader {
                     .map(Some)?
             }
         };
-        let cleaned = EhloName::cleaned(ehlo);
-        if cleaned.as_str().as_bytes() != ehlo {
+        let said = take_text(rest)?;
+        let ehlo = EhloName::cleaned(said);
+        if ehlo.as_str().as_bytes() != said {
             return Err(HeaderError::Name("EHLO name"));
         }
-        Ok(Self { service, client, local, sni, ehlo: cleaned, session })
+        Ok(Self::FromTls { sni, ehlo })
     }
+}
+
+fn text<'a>(octets: &'a [u8], field: &'static str) -> Result<&'a str, HeaderError> {
+    std::str::from_utf8(octets).map_err(|_| HeaderError::Name(field))
 }
 
 fn put_address(out: &mut Vec<u8>, address: SocketAddr) {
@@ -189,22 +236,29 @@ mod tests {
         ]
     }
 
+    fn carries() -> impl Strategy<Value = Carries> {
+        let sni = proptest::option::of("[a-z]{1,60}(\\.[a-z]{1,60}){1,3}");
+        let from_tls = (sni, "[!-~]{0,255}").prop_map(|(sni, ehlo)| Carries::FromTls {
+            sni: sni.map(|name| name.parse().unwrap()),
+            ehlo: EhloName::cleaned(ehlo.as_bytes()),
+        });
+        prop_oneof![3 => from_tls, 1 => Just(Carries::FromFirstByte)]
+    }
+
     prop_compose! {
         fn header()(
             service in "[a-z0-9-]{1,32}",
             client in address(),
             local in address(),
-            sni in proptest::option::of("[a-z]{1,60}(\\.[a-z]{1,60}){1,3}"),
-            ehlo in "[!-~]{0,255}",
             session in any::<[u8; 8]>(),
+            carries in carries(),
         ) -> StreamHeader {
             StreamHeader {
                 service: service.parse().unwrap(),
                 client,
                 local,
-                sni: sni.map(|name| name.parse().unwrap()),
-                ehlo: EhloName::cleaned(ehlo.as_bytes()),
                 session: SessionId(session),
+                carries,
             }
         }
     }
@@ -247,16 +301,36 @@ mod tests {
         }
     }
 
-    fn sample() -> Vec<u8> {
+    fn with(carries: Carries) -> Vec<u8> {
         StreamHeader {
             service: ServiceName::smtp(),
             client: "192.0.2.1:4000".parse().unwrap(),
             local: "[2001:db8::1]:25".parse().unwrap(),
-            sni: Some("mx.home.example".parse().unwrap()),
-            ehlo: EhloName::cleaned(b"mail.sender.example"),
             session: SessionId([7; 8]),
+            carries,
         }
         .encode()
+    }
+
+    fn sample() -> Vec<u8> {
+        with(Carries::FromTls {
+            sni: Some("mx.home.example".parse().unwrap()),
+            ehlo: EhloName::cleaned(b"mail.sender.example"),
+        })
+    }
+
+    #[test]
+    fn a_connection_from_its_first_byte_comes_with_no_names() {
+        let wire = with(Carries::FromFirstByte);
+        assert_eq!((wire[0], &wire[wire.len() - 5..]), (2, &b"\x04smtp"[..]));
+        // The names of the other version are octets too many here, and missing there.
+        let mut named = sample();
+        named[0] = 2;
+        let names = 1 + "mx.home.example".len() + 1 + "mail.sender.example".len();
+        assert_eq!(StreamHeader::decode(&named), Err(HeaderError::Trailing(names)));
+        let mut nameless = wire;
+        nameless[0] = 1;
+        assert_eq!(StreamHeader::decode(&nameless), Err(HeaderError::Short));
     }
 
     #[test]
@@ -270,7 +344,9 @@ mod tests {
 
     #[test]
     fn other_versions_lengths_and_families_are_refused() {
-        assert_eq!(StreamHeader::decode(&[2]), Err(HeaderError::Version(2)));
+        for version in [0, 3, b'E'] {
+            assert_eq!(StreamHeader::decode(&[version]), Err(HeaderError::Version(version)));
+        }
         let length = usize::from(u16::MAX) + FIXED;
         assert_eq!(StreamHeader::decode(&[1, 255, 255]), Err(HeaderError::TooLong(length)));
         let mut wire = sample();

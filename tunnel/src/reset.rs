@@ -81,6 +81,8 @@ reset_codes! {
     AgentBusy = 0x18, "agent-busy";
     /// The sender's address is one that nobody on the Internet has.
     ClientImplausible = 0x19, "client-implausible";
+    /// The box's owner lets this relay carry connections from TLS on alone.
+    SealedOnly = 0x1a, "sealed-only";
     /// The two ends know no common version.
     Version = 0x20, "version";
     /// The peer broke the protocol of the control stream.

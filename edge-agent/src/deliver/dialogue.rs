@@ -1,4 +1,4 @@
-//! Leads a TCP connection to a mail server up to TLS.
+//! Leads a TCP connection to a mail server up to TLS, or up to its greeting.
 
 use std::time::Instant;
 
@@ -65,29 +65,64 @@ pub async fn up_to_tls(
     ehlo: &str,
     until: Instant,
 ) -> Result<TcpStream, DialogueError> {
-    let until = until.into();
-    let address = service.address.as_str();
-    let unreachable = |error: String| DialogueError::Unreachable(address.into(), error);
-    let mut tcp = timeout_at(until, TcpStream::connect(address))
-        .await
-        .map_err(|_| unreachable("no answer".into()))?
-        .map_err(|error| unreachable(error.to_string()))?;
-    let proxy = service.proxy;
-    timeout_at(until, lead(&mut tcp, proxy_header, ehlo, proxy))
-        .await
-        .map_err(|_| DialogueError::Timeout(proxy))??;
+    let mut tcp = connect(service, until).await?;
+    let leading = async {
+        introduce(&mut tcp, proxy_header, service.proxy).await?;
+        lead(&mut tcp, ehlo, service.proxy).await
+    };
+    in_time(service, until, leading).await?;
     Ok(tcp)
 }
 
-async fn lead(
+/// Connects to `service`, sends `proxy_header`, and returns when the mail server has begun to greet.
+/// Of what it says nothing is read, and nothing is said to it; gives up at `until`.
+pub async fn up_to_greeting(
+    service: &Service,
+    proxy_header: &[u8],
+    until: Instant,
+) -> Result<TcpStream, DialogueError> {
+    let mut tcp = connect(service, until).await?;
+    let leading = async {
+        introduce(&mut tcp, proxy_header, service.proxy).await?;
+        match tcp.peek(&mut [0]).await {
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(_) => Err(DialogueError::Ended(service.proxy)),
+        }
+    };
+    in_time(service, until, leading).await?;
+    Ok(tcp)
+}
+
+async fn connect(service: &Service, until: Instant) -> Result<TcpStream, DialogueError> {
+    let address = service.address.as_str();
+    let unreachable = |error: String| DialogueError::Unreachable(address.into(), error);
+    timeout_at(until.into(), TcpStream::connect(address))
+        .await
+        .map_err(|_| unreachable("no answer".into()))?
+        .map_err(|error| unreachable(error.to_string()))
+}
+
+async fn in_time(
+    service: &Service,
+    until: Instant,
+    leading: impl Future<Output = Result<(), DialogueError>>,
+) -> Result<(), DialogueError> {
+    timeout_at(until.into(), leading).await.map_err(|_| DialogueError::Timeout(service.proxy))?
+}
+
+/// Tells the mail server who the sender is.
+async fn introduce(
     tcp: &mut TcpStream,
     proxy_header: &[u8],
-    ehlo: &str,
     proxy: Proxy,
 ) -> Result<(), DialogueError> {
     let ended = |_: std::io::Error| DialogueError::Ended(proxy);
     tcp.set_nodelay(true).map_err(ended)?;
-    tcp.write_all(proxy_header).await.map_err(ended)?;
+    tcp.write_all(proxy_header).await.map_err(ended)
+}
+
+async fn lead(tcp: &mut TcpStream, ehlo: &str, proxy: Proxy) -> Result<(), DialogueError> {
+    let ended = |_: std::io::Error| DialogueError::Ended(proxy);
     let mut replay = Replay::new(ehlo);
     let mut buffer = Vec::new();
     loop {
@@ -104,5 +139,57 @@ async fn lead(
         if (&mut *tcp).take(room).read_buf(&mut buffer).await.map_err(ended)? == 0 {
             return Err(DialogueError::Ended(proxy));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::net::TcpListener;
+
+    const SOON: Duration = Duration::from_millis(100);
+
+    /// What comes of a greeting that `server` gives to a connection.
+    async fn greeted(server: impl AsyncFnOnce(TcpStream)) -> Result<TcpStream, ResetCode> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let service = Service {
+            name: sealpost_tunnel::ServiceName::smtp(),
+            address: listener.local_addr().unwrap().to_string().try_into().unwrap(),
+            proxy: Proxy::V1,
+            self_test_recipient: "a@example.com".into(),
+        };
+        let serving = async { server(listener.accept().await.unwrap().0).await };
+        let until = Instant::now() + SOON;
+        let (led, ()) = tokio::join!(up_to_greeting(&service, b"PROXY ...\r\n", until), serving);
+        led.map_err(|error| error.code())
+    }
+
+    #[tokio::test]
+    async fn a_greeting_is_awaited_and_left_to_be_read() {
+        let mut tcp = greeted(async |mut tcp| {
+            let mut header = [0; 11];
+            tcp.read_exact(&mut header).await.unwrap();
+            assert_eq!(&header, b"PROXY ...\r\n");
+            tcp.write_all(b"220 ").await.unwrap();
+        })
+        .await
+        .unwrap();
+        let mut greeting = String::new();
+        tcp.read_to_string(&mut greeting).await.unwrap();
+        assert_eq!(greeting, "220 ");
+    }
+
+    #[tokio::test]
+    async fn a_mail_server_that_ends_or_is_silent_has_not_greeted() {
+        let ended = greeted(async |mut tcp| {
+            tcp.read_exact(&mut [0; 11]).await.unwrap();
+        });
+        assert_eq!(ended.await.err(), Some(ResetCode::HomeRefused));
+        let silent = greeted(async |tcp| {
+            tokio::time::sleep(2 * SOON).await;
+            drop(tcp);
+        });
+        assert_eq!(silent.await.err(), Some(ResetCode::HomeTimeout));
     }
 }

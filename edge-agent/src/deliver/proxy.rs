@@ -19,7 +19,7 @@ pub fn encode(proxy: Proxy, header: &StreamHeader) -> Vec<u8> {
             // The session in the mail server's log too, where the server writes it there.
             let session = header.session.to_string();
             let mut tlvs = vec![Tlv::UniqueId(session.as_bytes().into())];
-            if let Some(sni) = &header.sni {
+            if let Some(sni) = header.sni() {
                 tlvs.push(Tlv::Authority(sni.as_str().into()));
             }
             ProxyHeader::with_tlvs(Some(addresses), tlvs).encode_v2(&mut out)
@@ -42,16 +42,18 @@ fn same_family(client: SocketAddr, local: SocketAddr) -> (SocketAddr, SocketAddr
 mod tests {
     use super::*;
     use proxy_header::ParseConfig;
-    use sealpost_tunnel::{EhloName, ServiceName, SessionId};
+    use sealpost_tunnel::{Carries, EhloName, ServiceName, SessionId};
 
     fn header(client: &str, local: &str) -> StreamHeader {
         StreamHeader {
             service: ServiceName::smtp(),
             client: client.parse().unwrap(),
             local: local.parse().unwrap(),
-            sni: Some("mx.home.example".parse().unwrap()),
-            ehlo: EhloName::default(),
             session: SessionId([1; 8]),
+            carries: Carries::FromTls {
+                sni: Some("mx.home.example".parse().unwrap()),
+                ehlo: EhloName::default(),
+            },
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use sealpost_tunnel::{EhloName, ResetCode, SessionId, StreamHeader};
+use sealpost_tunnel::{Carries, EhloName, ResetCode, SessionId, StreamHeader};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -63,9 +63,8 @@ pub async fn self_test(service: &Service) -> Verdict {
         service: service.name.clone(),
         client: STRANGER.parse().expect("a constant address"),
         local: RELAY.parse().expect("a constant address"),
-        sni: None,
-        ehlo: EhloName::cleaned(EHLO.as_bytes()),
         session: SessionId::random(),
+        carries: Carries::FromTls { sni: None, ehlo: EhloName::cleaned(EHLO.as_bytes()) },
     };
     let proxy_header = proxy::encode(service.proxy, &header);
     let tcp =

@@ -8,14 +8,14 @@ use bytes::{Bytes, BytesMut};
 use sealpost_tunnel::header::{HeaderError, MAX_ENCODED};
 use sealpost_tunnel::splice::{self, End, Spliced};
 use sealpost_tunnel::stream::TunnelStream;
-use sealpost_tunnel::{ResetCode, StreamHeader};
+use sealpost_tunnel::{Carries, EhloName, ResetCode, StreamHeader};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::{Deliveries, client, dialogue, proxy};
-use crate::config::Relay;
+use crate::config::{OwnAddress, Relay};
 
 /// Outcomes of sessions besides the reasons for which a stream is refused.
 pub const OUTCOMES: [&str; 6] =
@@ -23,8 +23,9 @@ pub const OUTCOMES: [&str; 6] =
 
 /// A relay sends the header in its first packet.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
-/// From the header to the mail server's 220 to STARTTLS, with a self-test that may have to be
-/// waited for: the relay gives up after 29 s, and should be told why before.
+/// From the header to the mail server's 220 to STARTTLS, or to its greeting where that is carried,
+/// with a self-test that may have to be waited for: the relay gives up after 29 s, and should be
+/// told why before.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(25);
 
 /// Serves `stream`, which came through `relay`.
@@ -98,13 +99,25 @@ enum HeaderProblem {
     Stream(quinn::ReadError),
 }
 
-/// A connection to the mail server on which TLS may begin.
+/// A connection to the mail server on which TLS may begin, or which is greeting.
 async fn connect(
     deliveries: &Deliveries,
     relay: &Relay,
     header: &StreamHeader,
     stream: &TunnelStream,
 ) -> Result<(TcpStream, OwnedSemaphorePermit), ResetCode> {
+    let whole = header.carries == Carries::FromFirstByte;
+    if whole && relay.own_address != OwnAddress::Transparent {
+        // Else a relay could choose what is the owner's to choose: to read the mail of those who do
+        // without TLS, and to keep others from it.
+        warn!(
+            session = %header.session,
+            relay = relay.name,
+            "refused: the relay wants to carry a connection from its first byte, and the file does \
+             not say own_address = \"transparent\" for it"
+        );
+        return Err(ResetCode::SealedOnly);
+    }
     let places = deliveries.places.clone();
     let place = places.try_acquire_owned().map_err(|_| ResetCode::AgentBusy)?;
     let service = deliveries.services.by_name(&header.service).ok_or(ResetCode::ServiceUnknown)?;
@@ -125,17 +138,24 @@ async fn connect(
             session = %header.session,
             service = %header.service,
             client = %header.client,
-            sni = header.sni.as_ref().map_or("", |sni| sni.as_str()),
+            sni = header.sni().map_or("", |sni| sni.as_str()),
             to = service.config.address.as_str(),
             "delivering"
         );
         let proxy_header = proxy::encode(service.config.proxy, header);
-        dialogue::up_to_tls(&service.config, &proxy_header, &ehlo_name(header), until)
-            .await
-            .map_err(|error| {
-                info!(session = %header.session, %error, "not delivered");
-                error.code()
-            })
+        let led = match &header.carries {
+            Carries::FromTls { ehlo, .. } => {
+                let ehlo = ehlo_name(ehlo, header.client);
+                dialogue::up_to_tls(&service.config, &proxy_header, &ehlo, until).await
+            }
+            Carries::FromFirstByte => {
+                dialogue::up_to_greeting(&service.config, &proxy_header, until).await
+            }
+        };
+        led.map_err(|error| {
+            info!(session = %header.session, %error, "not delivered");
+            error.code()
+        })
     };
     tokio::select! {
         tcp = leading => Ok((tcp?, place)),
@@ -145,8 +165,8 @@ async fn connect(
 }
 
 /// What the sender called itself, or its address where it did not (RFC 5321 section 4.1.3).
-fn ehlo_name(header: &StreamHeader) -> String {
-    match (header.ehlo.as_str(), header.client) {
+fn ehlo_name(ehlo: &EhloName, client: SocketAddr) -> String {
+    match (ehlo.as_str(), client) {
         ("", SocketAddr::V4(client)) => format!("[{}]", client.ip()),
         ("", SocketAddr::V6(client)) => format!("[IPv6:{}]", client.ip()),
         (name, _) => name.to_owned(),
@@ -184,6 +204,10 @@ impl Drop for ClosingLine<'_> {
             relay = self.relay,
             service = %self.header.service,
             client = %self.header.client,
+            mode = match self.header.carries {
+                Carries::FromTls { .. } => "sealed",
+                Carries::FromFirstByte => "transparent",
+            },
             outcome = self.outcome,
             bytes_in = self.bytes_in,
             bytes_out = self.bytes_out,

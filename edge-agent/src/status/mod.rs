@@ -108,6 +108,7 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OwnAddress;
 
     #[test]
     fn each_thing_has_one_line_that_says_what_is_wrong() {
@@ -119,6 +120,7 @@ mod tests {
             reason: (!up).then(|| "no answer".into()),
             logs_sessions: false,
             logs_full_addresses: false,
+            own_address: OwnAddress::Sealed,
             new_key: None,
             standing: None,
             standing_age_seconds: None,

@@ -6,6 +6,7 @@ use sealpost_tunnel::{MxName, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use super::words::{date, duration, state_word};
+use crate::config::OwnAddress;
 use crate::registration::domain::Domain;
 use crate::registration::records;
 use crate::uplink::{State, Uplink};
@@ -27,6 +28,9 @@ pub struct RelayStatus {
     pub logs_sessions: bool,
     /// Whether the relay's log has whole addresses of senders. By its own word.
     pub logs_full_addresses: bool,
+    /// What the owner's file says of connections to an address there that is this box's alone.
+    #[serde(default)]
+    pub own_address: OwnAddress,
     /// The key that the relay proves, when it is another than in the owner's file: the relay
     /// changed its key, and the old one signed so.
     #[serde(default)]
@@ -53,6 +57,7 @@ impl RelayStatus {
             reason: None,
             logs_sessions: false,
             logs_full_addresses: false,
+            own_address: uplink.relay.own_address,
             new_key: None,
             standing: None,
             standing_age_seconds: None,
@@ -80,6 +85,7 @@ impl RelayStatus {
     /// The relay, and what it holds about this box.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.line()];
+        lines.extend(self.weaker());
         if let Some(key) = &self.new_key {
             let name = &self.name;
             lines.push(format!(
@@ -99,6 +105,28 @@ impl RelayStatus {
             lines.push(self.claim_line(standing, claim));
         }
         lines
+    }
+
+    /// What the owner gave up for senders without TLS.
+    fn weaker(&self) -> Option<String> {
+        if self.own_address == OwnAddress::Sealed {
+            return None;
+        }
+        let name = &self.name;
+        let own = self.standing.as_ref().map(|standing| standing.addresses.as_slice());
+        let at = match own {
+            Some([]) => ", but has no address of its own there".into(),
+            Some(own) => {
+                let own: Vec<_> = own.iter().map(ToString::to_string).collect();
+                format!(" at {}", own.join(", "))
+            }
+            None => " at addresses of its own".into(),
+        };
+        Some(format!(
+            "relay   {name:<12} WEAKER    this box is transparent{at}: mail of senders without TLS \
+             passes the relay readable, and the relay could hide STARTTLS from others to read \
+             theirs; only senders with DANE or MTA-STS notice. own_address = \"sealed\" ends it"
+        ))
     }
 
     /// The domains for which no mail comes, a sentence each.
@@ -193,6 +221,7 @@ mod tests {
             reason: None,
             logs_sessions: false,
             logs_full_addresses: false,
+            own_address: OwnAddress::Sealed,
             new_key: Some("ed25519:new".into()),
             standing: Some(standing),
             standing_age_seconds: Some(3),
@@ -200,6 +229,14 @@ mod tests {
         };
         let planted = RelayStatus { foreign_kit: true, ..relay.clone() };
         assert!(planted.lines()[2].contains("FOREIGN KIT"), "{:?}", planted.lines());
+        let mut weaker = RelayStatus { own_address: OwnAddress::Transparent, ..relay.clone() };
+        let line = &weaker.lines()[1];
+        assert!(line.contains("WEAKER    this box is transparent, but has no address"), "{line}");
+        if let Some(standing) = &mut weaker.standing {
+            standing.addresses = vec!["203.0.113.7".parse().unwrap()];
+        }
+        let line = &weaker.lines()[1];
+        assert!(line.contains("transparent at 203.0.113.7: mail of senders without TLS"), "{line}");
         let lines = relay.lines();
         assert!(lines[0].ends_with("; knows this box as `alice`"), "{lines:?}");
         assert!(lines[1].contains("NEW KEY") && lines[1].ends_with("key = \"ed25519:new\""));

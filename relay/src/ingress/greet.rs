@@ -18,8 +18,8 @@ use super::session::Session;
 use crate::pairs::history::Left;
 
 const TIMED_OUT: &str = "421 4.4.2 Timed out\r\n";
-const DRAINING: &str = "421 4.3.2 Shutting down, try again\r\n";
-const BUSY: &str = "421 4.3.2 Too busy, try again later\r\n";
+pub(super) const DRAINING: &str = "421 4.3.2 Shutting down, try again\r\n";
+pub(super) const BUSY: &str = "421 4.3.2 Too busy, try again later\r\n";
 
 /// What the dialogue before TLS yields.
 pub(super) struct Greeted {

@@ -1,7 +1,7 @@
 //! Port 25: from a sender's connection to a stream to a box.
 //!
 //! `listener` accepts, `session` owns one connection from its first to its last byte, and
-//! `greet` is its dialogue before TLS; [`preamble`] and [`client_hello`] are the pure parts that
+//! `greet` is its dialogue before TLS, unless `transparent` carries it whole; [`preamble`] and [`client_hello`] are the pure parts that
 //! decide about its bytes, and `offer` finds the tunnel for it.
 
 mod alert;
@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod preamble;
 mod refusal;
 mod session;
+mod transparent;
 mod visits;
 
 use std::net::IpAddr;

@@ -26,7 +26,7 @@ pub(super) struct Accepted {
 }
 
 /// Why one tunnel did not do.
-enum Miss {
+pub(super) enum Miss {
     TunnelLost,
     Superseded,
     Refused(ResetCode),
@@ -73,7 +73,12 @@ pub(super) async fn offer(
     }
 }
 
-async fn through(tunnel: &Tunnel, preface: Bytes, until: Instant) -> Result<Accepted, Miss> {
+/// Opens a stream in `tunnel`, writes `preface`, and waits for the first byte from home.
+pub(super) async fn through(
+    tunnel: &Tunnel,
+    preface: Bytes,
+    until: Instant,
+) -> Result<Accepted, Miss> {
     let (send, recv) = timeout_at(until, tunnel.connection.open_bi())
         .await
         .map_err(|_| Miss::Silent)?

@@ -41,7 +41,7 @@ pub enum Phase {
     Greeting,
     /// The ClientHello is offered to the box.
     Offered,
-    /// Sealed bytes pass.
+    /// Bytes pass between the sender and the mail server at home.
     Carried,
 }
 

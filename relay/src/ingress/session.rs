@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sealpost_tunnel::splice::{self, End, Spliced};
-use sealpost_tunnel::{ServiceName, StreamHeader};
+use sealpost_tunnel::{Carries, ServiceName, StreamHeader};
 use tokio::net::TcpStream;
 use tracing::info;
 
@@ -33,6 +33,8 @@ pub(super) struct Session {
     visit: Option<Visit>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+    /// Whether it is carried from its first byte.
+    pub(super) transparent: bool,
 }
 
 impl Session {
@@ -44,7 +46,7 @@ impl Session {
     ) -> Self {
         let visit = ingress.visit(client.ip(), local.ip());
         let open = ingress.sessions.enter(client, local);
-        Self { ingress, settings, open, visit, bytes_in: 0, bytes_out: 0 }
+        Self { ingress, settings, open, visit, bytes_in: 0, bytes_out: 0, transparent: false }
     }
 
     /// Runs the session to its end and writes its closing line.
@@ -57,6 +59,9 @@ impl Session {
         // Boxed, so that a session which splices, mostly in silence, no longer owns the room that
         // the phases before needed.
         let offered = Box::pin(async {
+            if let Some(accepted) = self.carry_from_first_byte(&tcp).await? {
+                return Ok(accepted);
+            }
             let greeted = self.greet(&mut tcp).await?;
             self.offer(&tcp, greeted).await
         })
@@ -101,12 +106,14 @@ impl Session {
             service: ServiceName::smtp(),
             client: self.open.client,
             local: self.open.local,
-            sni: match greeted.hello.sni {
-                Sni::Name(name) => Some(name),
-                _ => None,
-            },
-            ehlo: greeted.ehlo,
             session: self.open.id,
+            carries: Carries::FromTls {
+                sni: match greeted.hello.sni {
+                    Sni::Name(name) => Some(name),
+                    _ => None,
+                },
+                ehlo: greeted.ehlo,
+            },
         };
         let limits = &self.settings.limits;
         let offered = tokio::select! {
@@ -184,6 +191,9 @@ impl Drop for ClosingLine {
         let Self { session: s, outcome } = self;
         let privacy = s.ingress.privacy;
         s.ingress.metrics.session_ended(*outcome);
+        if s.transparent {
+            s.ingress.metrics.transparent_session_ended();
+        }
         s.ingress.metrics.carried(s.bytes_in, s.bytes_out);
         info!(
             session = %s.open.id,
@@ -191,6 +201,8 @@ impl Drop for ClosingLine {
             local = privacy.named(s.open.local).map(tracing::field::display),
             r#box = privacy.named(s.open.box_name().unwrap_or_default()),
             sni = privacy.named(s.open.sni().unwrap_or_default()),
+            // Where few boxes want it so, this tells for which of them the session was.
+            mode = privacy.named(if s.transparent { "transparent" } else { "sealed" }),
             outcome = outcome.label(),
             bytes_in = s.bytes_in,
             bytes_out = s.bytes_out,
@@ -214,7 +226,7 @@ fn outcome_of(spliced: &Spliced) -> Outcome {
 }
 
 /// Resolves when the sender has ended or reset the connection; never once it has sent more.
-async fn sender_left(tcp: &TcpStream) {
+pub(super) async fn sender_left(tcp: &TcpStream) {
     let mut byte = [0; 1];
     if let Ok(1..) = tcp.peek(&mut byte).await {
         std::future::pending::<()>().await;

@@ -174,7 +174,7 @@ async fn answer(
         let chunk = recv.read_chunk(2048, true).await?.context("no header")?;
         octets.extend_from_slice(&chunk.bytes);
     };
-    let name = header.sni.map_or(String::new(), |name| name.as_str().to_owned());
+    let name = header.sni().map_or(String::new(), |name| name.as_str().to_owned());
     streams.lock().unwrap_or_else(PoisonError::into_inner).push(name);
     send.write_all(format!("{key}\n").as_bytes()).await?;
     send.finish()?;
