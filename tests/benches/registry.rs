@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sealpost_relay::pairs::PairRoles;
 use sealpost_relay::registry::follow::Follower;
 use sealpost_relay::registry::{Database, Registry, Snapshot};
 use sealpost_tests::postgres::Postgres;
