@@ -4,15 +4,19 @@
 //! as services. Each line of `tests/debian-packages-unpacked` becomes a directory tree that a
 //! [`crate::machine::Machine`] lays over the root file system.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 /// Trees are kept from run to run: unpacking is the slow part and needs the network.
 pub(crate) const CACHE: &str = "/var/cache/sealpost-tests";
+
+/// With which Debian signs all of its suites.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 const LIST: &str = include_str!("../debian-packages-unpacked");
 
@@ -55,32 +59,76 @@ fn packages_of(tree: &str) -> Result<Vec<&'static str>> {
         .with_context(|| format!("tests/debian-packages-unpacked has no tree {tree}"))
 }
 
-/// apt resolves what the packages need beyond what is installed. `--reinstall` downloads them
-/// also on a machine that has one installed. Nothing is installed or removed.
 fn download(packages: &[&str], archives: &Path) -> Result<()> {
     fs::create_dir_all(archives.join("partial"))?;
-    let apt = |arguments: &[&str]| -> Result<bool> {
-        let output = Command::new("apt-get")
-            .args(arguments)
-            .output()
-            .context("run apt-get (these tests need Debian)")?;
-        if !output.status.success() {
-            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(output.status.success())
-    };
+    let (foreign, own): (Vec<&str>, Vec<&str>) =
+        packages.iter().partition(|package| package.contains('/'));
+    for package in foreign {
+        download_from_suite(package, archives)?;
+    }
+    download_with_needs(&own, archives)
+}
+
+/// apt resolves what the packages need beyond what is installed. `--reinstall` downloads them
+/// also on a machine that has one installed. Nothing is installed or removed.
+fn download_with_needs(packages: &[&str], archives: &Path) -> Result<()> {
     let cache = format!("Dir::Cache::archives={}", archives.display());
     let mut arguments = vec!["install", "-y", "-qq", "--reinstall", "--download-only"];
     arguments.extend(["--no-install-recommends", "-o", &cache]);
     arguments.extend(["-o", "DPkg::Lock::Timeout=300"]);
     arguments.extend(packages);
-    if apt(&arguments)? {
+    if apt(&arguments, archives)?.is_some() {
         return Ok(());
     }
     // A fresh machine has no package lists, an old one has lists of packages that are gone.
-    ensure!(apt(&["update", "-qq"])?, "apt-get update failed");
-    ensure!(apt(&arguments)?, "apt-get install --download-only failed");
+    apt(&["update", "-qq"], archives)?.context("apt-get update failed")?;
+    apt(&arguments, archives)?.context("apt-get install --download-only failed")?;
     Ok(())
+}
+
+/// Downloads `package/suite`, such as `opensmtpd/bookworm-backports`, from where this machine gets
+/// its own suite, and leaves the machine's lists as they are.
+fn download_from_suite(package: &str, archives: &Path) -> Result<()> {
+    let (_, suite) = package.split_once('/').context("package/suite")?;
+    let release = suite.split('-').next().unwrap_or(suite);
+    let wanted = format!("Release: {release}");
+    let sources = ["indextargets", "--format", "$(REPO_URI)", "Component: main", &wanted];
+    let sources = apt(&sources, archives)?.context("apt-get indextargets failed")?;
+    let mirror = sources.lines().next();
+    let mirror = mirror.with_context(|| format!("this machine has no sources of {release}"))?;
+    let lists = archives.join("lists");
+    fs::create_dir_all(lists.join("partial"))?;
+    let list = archives.join("sources.list");
+    fs::write(&list, format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))?;
+    let settings = [
+        format!("Dir::Etc::SourceList={}", list.display()),
+        "Dir::Etc::SourceParts=/dev/null".to_owned(),
+        format!("Dir::State::Lists={}", lists.display()),
+        format!("Dir::Cache={}", archives.display()),
+    ];
+    let with = |words: &[&'static str]| -> Vec<String> {
+        let settings = settings.iter().flat_map(|setting| ["-o".to_owned(), setting.clone()]);
+        words.iter().map(|word| (*word).to_owned()).chain(settings).collect()
+    };
+    apt(&with(&["update", "-qq"]), archives)?.with_context(|| format!("no lists of {suite}"))?;
+    let mut arguments = with(&["download", "-qq"]);
+    arguments.push(package.to_owned());
+    apt(&arguments, archives)?.with_context(|| format!("no {package}"))?;
+    Ok(())
+}
+
+/// What apt-get printed, nothing if it failed. It works in `directory`.
+fn apt<S: AsRef<OsStr>>(arguments: &[S], directory: &Path) -> Result<Option<String>> {
+    let output = Command::new("apt-get")
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .context("run apt-get (these tests need Debian)")?;
+    if !output.status.success() {
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        return Ok(None);
+    }
+    Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
 /// A Debian root has `lib -> usr/lib` and the like. Older packages still contain `lib/…`; as a
