@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 
+use crate::home;
 use crate::machine::Machine;
 use crate::message::Message;
 use crate::postfix::submit;
 use crate::sender::{SendingServer, Tls};
 
-const LOG: &str = "/var/log/exim4/mainlog";
+pub(crate) const LOG: &str = "/var/log/exim4/mainlog";
 
 /// An Exim that sends. It runs for each message and each queue run; no daemon is needed.
 #[derive(Debug)]
@@ -39,15 +40,8 @@ impl EximSender {
                  * * F,2d,1m\n"
             ),
         )?;
-        machine.run(
-            "grep -q ^Debian-exim: /etc/passwd || {
-                 echo Debian-exim:x:1503:1503::/var/spool/exim4:/usr/sbin/nologin >> /etc/passwd
-                 echo Debian-exim:x:1503: >> /etc/group
-             }
-             mkdir -p /var/spool/exim4 /var/log/exim4
-             chown Debian-exim:Debian-exim /var/spool/exim4 /var/log/exim4
-             exim4 -bV >/dev/null",
-        )?;
+        add_user(machine)?;
+        machine.run("exim4 -bV >/dev/null")?;
         Ok(EximSender)
     }
 }
@@ -80,4 +74,15 @@ impl SendingServer for EximSender {
     fn dane_verified(&self) -> &'static str {
         "CV=dane"
     }
+}
+
+/// What the package's installation script would have done: Exim's user and its directories.
+pub(crate) fn add_user(machine: &Machine) -> Result<()> {
+    home::add_user(machine, "Debian-exim", 1503, "/var/spool/exim4")?;
+    machine
+        .run(
+            "mkdir -p /var/spool/exim4 /var/log/exim4
+             chown Debian-exim:Debian-exim /var/spool/exim4 /var/log/exim4",
+        )
+        .map(drop)
 }

@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod clock;
 pub mod dns;
 pub mod exim;
+pub mod home;
 mod keeper;
 pub mod log;
 pub mod machine;

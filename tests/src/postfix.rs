@@ -2,24 +2,19 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::certificate::{CERTIFICATE_FILE, KEY_FILE};
+use crate::home::{HomeServer, add_user, furnish, wait_until_gone};
 use crate::machine::Machine;
 use crate::message::{FROM, Message, TO};
 use crate::sender::{SendingServer, Tls};
-use crate::wait::wait_until;
+
+pub use crate::home::{BARE_PORT, PROXY_PORT};
 
 const LOG: &str = "/var/log/mail.log";
-
-/// The port at which the home Postfix expects a PROXY header.
-pub const PROXY_PORT: u16 = 25;
-/// The port at which it expects none.
-pub const BARE_PORT: u16 = 2525;
 
 /// What both roles have in common. The log goes to a file since there is no syslog here.
 const COMMON: &str = "
@@ -112,43 +107,108 @@ impl SendingServer for PostfixSender {
     }
 }
 
-/// Starts the mail server at home. It trusts everything that connects from 127.0.0.1, as
-/// Debian configures it: only a PROXY header keeps it from being an open relay.
+/// A Postfix at home. At [`BARE_PORT`] it trusts everything that connects from 127.0.0.1, as Debian
+/// configures it.
+#[derive(Debug)]
+pub struct PostfixAtHome {
+    /// Whether postscreen stands in front, at both ports.
+    pub postscreen: bool,
+    /// Lines for `main.cf` that replace others, also where the snippet has them, so that a scenario
+    /// can take away what the snippet gives.
+    pub settings: String,
+}
+
+impl HomeServer for PostfixAtHome {
+    fn tree(&self) -> &'static str {
+        "postfix"
+    }
+
+    fn snippet(&self) -> &'static str {
+        match self.postscreen {
+            false => include_str!("../../docs/src/how-to/postfix-master.cf"),
+            true => include_str!("../../docs/src/how-to/postfix-postscreen-master.cf"),
+        }
+    }
+
+    fn start(&self, machine: &Machine, snippet: &str) -> Result<()> {
+        furnish(machine)?;
+        let settings = format!(
+            "myhostname = mx.home.example\nmydestination = home.example\n\
+             mynetworks = 127.0.0.0/8 [::1]/128\nhome_mailbox = Maildir/\n\
+             smtpd_peername_lookup = no\nsmtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\n\
+             smtpd_tls_key_file = {KEY_FILE}\nsmtpd_tls_cert_file = {CERTIFICATE_FILE}\n\
+             smtpd_timeout = 60s\n{}\n",
+            self.settings
+        );
+        let bare = match self.postscreen {
+            false => format!("{BARE_PORT} inet n - n - - smtpd"),
+            true => format!(
+                "{BARE_PORT} inet n - n - 1 postscreen\nsmtpd pass - - n - - smtpd\n\
+                 dnsblog unix - - n - 0 dnsblog\ntlsproxy unix - - n - 0 tlsproxy"
+            ),
+        };
+        let snippet = with_settings(snippet, &self.settings);
+        start(machine, &settings, &format!("{bare}\n{snippet}"))
+    }
+
+    fn stop(&self, machine: &Machine) -> Result<()> {
+        stop(machine)
+    }
+
+    fn log(&self, machine: &Machine) -> String {
+        log(machine)
+    }
+
+    fn took_sealed(&self, log: &str, client: &str) -> bool {
+        [
+            format!("TLS connection established from unknown[{client}]"),
+            format!(": client=unknown[{client}]"),
+        ]
+        .iter()
+        .all(|part| log.contains(part))
+    }
+
+    fn sending_on(&self) -> &'static str {
+        "postfix/smtp["
+    }
+}
+
+/// Lines of `master.cf` in which options have the values of `settings`, those that are there.
+fn with_settings(lines: &str, settings: &str) -> String {
+    let value_of = |wanted: &str| {
+        let pairs = settings.lines().filter_map(|line| line.split_once('='));
+        let pairs = pairs.map(|(name, value)| (name.trim(), value.trim()));
+        // The last one counts, as in `main.cf`.
+        pairs.rev().find(|(name, _)| *name == wanted)
+    };
+    let mut changed = String::new();
+    for line in lines.lines() {
+        let option = line.trim().strip_prefix("-o ").and_then(|option| option.split_once('='));
+        match option.and_then(|(name, _)| value_of(name)) {
+            Some((name, "")) => changed += &format!("    -o {name}=\n"),
+            Some((name, value)) => changed += &format!("    -o {{{name} = {value}}}\n"),
+            None => changed += &format!("{line}\n"),
+        }
+    }
+    changed
+}
+
+/// Starts the home mail server of most scenarios: Postfix as the book says.
 pub fn start_at_home(machine: &Machine) -> Result<()> {
     start_at_home_with(machine, "")
 }
 
 /// The same with settings that replace others, such as `mynetworks =`.
 pub fn start_at_home_with(machine: &Machine, settings: &str) -> Result<()> {
-    machine.run(
-        "getent passwd anna >/dev/null || echo anna:x:1500:1500::/home/anna:/bin/sh >> /etc/passwd
-         mkdir -p /home/anna
-         chown 1500:1500 /home/anna",
-    )?;
-    let settings = format!(
-        "myhostname = mx.home.example\nmydestination = home.example\n\
-         mynetworks = 127.0.0.0/8 [::1]/128\nhome_mailbox = Maildir/\n\
-         smtpd_peername_lookup = no\nsmtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\n\
-         smtpd_tls_key_file = {KEY_FILE}\nsmtpd_tls_cert_file = {CERTIFICATE_FILE}\n\
-         smtpd_timeout = 60s\n{settings}\n"
-    );
-    let ports = format!(
-        "{PROXY_PORT} inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy\n\
-         {BARE_PORT} inet n - n - - smtpd\n"
-    );
-    start(machine, &settings, &ports)
+    let server = PostfixAtHome { postscreen: false, settings: settings.into() };
+    server.start(machine, server.snippet())
 }
 
-/// Stops the Postfix of [`receive`] on `machine`, and returns when its ports are free: its
-/// processes share the listening sockets, and a few of them outlive `postfix stop` by a moment.
+/// Stops the Postfix at home on `machine`, and returns when its ports are free: its processes share
+/// the listening sockets, and a few of them outlive `postfix stop` by a moment.
 pub fn stop(machine: &Machine) -> Result<()> {
     machine.run("postfix stop 2>/dev/null")?;
-    wait_until("Postfix' ports to be free", Duration::from_secs(20), || {
-        machine.enter(|| {
-            let free = |port| TcpListener::bind(("0.0.0.0", port)).is_ok();
-            Ok(free(PROXY_PORT) && free(BARE_PORT))
-        })
-    })
+    wait_until_gone(machine)
 }
 
 /// The log of the Postfix on `machine`.
@@ -169,13 +229,10 @@ fn start(machine: &Machine, settings: &str, ports: &str) -> Result<()> {
     machine.write("/etc/postfix/main.cf", &format!("{COMMON}{settings}"))?;
     machine.write("/etc/postfix/master.cf", &format!("{SERVICES}{ports}"))?;
     // What the packages' installation scripts would have done.
+    add_user(machine, "postfix", 1501, "/var/spool/postfix")?;
+    add_user(machine, "postdrop", 1502, "/nonexistent")?;
     machine.run(
-        "grep -q ^postfix: /etc/passwd || {
-             echo postfix:x:1501:1501::/var/spool/postfix:/usr/sbin/nologin >> /etc/passwd
-             echo postfix:x:1501: >> /etc/group
-             echo postdrop:x:1502: >> /etc/group
-         }
-         mkdir -p /var/lib/postfix && chown postfix:postfix /var/lib/postfix
+        "mkdir -p /var/lib/postfix && chown postfix:postfix /var/lib/postfix
          postfix start >/var/log/postfix-start.log 2>&1 || {
              cat /var/log/postfix-start.log /var/log/mail.log >&2
              exit 1

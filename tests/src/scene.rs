@@ -9,13 +9,14 @@ use anyhow::{Context, Result, anyhow};
 use crate::certificate::Certificate;
 use crate::dns::Names;
 use crate::exim::EximSender;
+use crate::home::{self, HomeServer, PROXY_PORT};
 use crate::log::Log;
 use crate::machine::Machine;
 use crate::mailbox;
 use crate::message::Message;
 use crate::network::{Network, RELAY_SHARED_V4, SENDER_V4};
 use crate::packages::unpacked;
-use crate::postfix::{self, PostfixSender};
+use crate::postfix::{PostfixAtHome, PostfixSender};
 use crate::postgres::Postgres;
 use crate::process::Process;
 use crate::sealpost::{self, Kept, RelayFile, Service};
@@ -44,8 +45,30 @@ pub enum From {
 pub enum At {
     /// Debian's Postfix with additional settings, usually none.
     Postfix(&'static str),
+    /// The same with postscreen in front.
+    Postscreen(&'static str),
+    /// Debian's Exim.
+    Exim,
+    /// OpenSMTPD of Debian's backports.
+    OpenSmtpd,
     /// None: the scenario itself plays it.
     Scenario,
+}
+
+impl At {
+    fn server(self) -> Option<Box<dyn HomeServer>> {
+        match self {
+            At::Postfix(settings) => {
+                Some(Box::new(PostfixAtHome { postscreen: false, settings: settings.into() }))
+            }
+            At::Postscreen(settings) => {
+                Some(Box::new(PostfixAtHome { postscreen: true, settings: settings.into() }))
+            }
+            At::Exim => Some(Box::new(home::Exim)),
+            At::OpenSmtpd => Some(Box::new(home::OpenSmtpd)),
+            At::Scenario => None,
+        }
+    }
 }
 
 /// What differs between scenarios.
@@ -79,7 +102,7 @@ impl Setup {
         mx_name: MX_NAME,
         mx: RELAY_SHARED_V4,
         at: At::Postfix(""),
-        service: Service { proxy: "v2", port: postfix::PROXY_PORT },
+        service: Service { proxy: "v2", port: PROXY_PORT },
         kept: Kept::Sqlite,
         relay: "",
         joined: true,
@@ -101,6 +124,7 @@ pub struct Scene {
     /// The records of the world's zone, but for what proves that a box has its domain.
     pub zone: String,
     server: Option<Box<dyn SendingServer>>,
+    home: Option<Box<dyn HomeServer>>,
     /// The world's names.
     pub names: Names,
     /// The relay's database server, where it has one.
@@ -149,11 +173,8 @@ impl Scene {
             From::Exim(_) => vec![unpacked("exim")?],
             From::Scenario => vec![],
         };
-        let at = match setup.at {
-            At::Postfix(_) => vec![unpacked("postfix")?],
-            At::Scenario => vec![],
-        };
-        let network = Network::start(&programs, &unpacked("dns")?, &from, &at)?;
+        let at = setup.at.server().map(|server| unpacked(server.tree())).transpose()?;
+        let network = Network::start(&programs, &unpacked("dns")?, &from, at.as_slice())?;
         Scene::people(network, setup)
     }
 
@@ -172,8 +193,9 @@ impl Scene {
             proof = sealpost::proof(&network.home, "home.example")?;
         }
         let names = Names::start(&network, &format!("{zone}{proof}"))?;
-        if let At::Postfix(settings) = setup.at {
-            postfix::start_at_home_with(&network.home, settings)?;
+        let home = setup.at.server();
+        if let Some(home) = &home {
+            with_log_tails(&network, || home.start(&network.home, home.snippet()))?;
         }
         let postgres = match setup.kept {
             Kept::Sqlite => None,
@@ -196,7 +218,7 @@ impl Scene {
             From::Scenario => None,
         };
         let mut scene =
-            Scene { relay, agent: None, certificate, zone, server, names, postgres, network };
+            Scene { relay, agent: None, certificate, zone, server, home, names, postgres, network };
         if setup.agent {
             let connected = scene.start_agent(1);
             with_log_tails(&scene.network, || connected)?;
@@ -233,6 +255,11 @@ impl Scene {
     /// The sending mail server.
     pub fn server(&self) -> Result<&dyn SendingServer> {
         self.server.as_deref().context("no mail server sends here")
+    }
+
+    /// The mail server at home.
+    pub fn home(&self) -> Result<&dyn HomeServer> {
+        self.home.as_deref().context("no mail server is at home here")
     }
 
     /// Gives a message to the sending mail server.

@@ -70,6 +70,21 @@ fn every_page_is_in_the_summary_and_every_link_leads_to_a_file() {
 }
 
 #[test]
+fn every_file_to_paste_is_shown_whole() {
+    let folder = top().join("docs/src/how-to");
+    let (pages, files): (Vec<_>, Vec<_>) = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .partition(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let text: String = pages.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy();
+        assert!(text.contains(&format!("\n{{{{#include {name}}}}}\n")), "{name} is not shown");
+    }
+}
+
+#[test]
 fn every_outcome_is_explained() {
     let text = page("reference/outcomes.md");
     let agent = ["carried", "home-reset", "relay-reset", "idle", "tunnel-lost", "aborted"];
