@@ -2,7 +2,7 @@
 //!
 //! [`session`] owns one stream; [`starttls`] and [`proxy`] are the pure parts of what it says to
 //! the mail server, [`dialogue`] says it, [`client`], [`self_test`] and [`services`] decide
-//! whether it may.
+//! whether it may. The self-test comes as a `stranger`.
 
 pub mod client;
 pub mod dialogue;
@@ -11,6 +11,7 @@ pub mod self_test;
 pub mod services;
 pub mod session;
 pub mod starttls;
+mod stranger;
 
 use std::sync::Arc;
 use std::time::Duration;

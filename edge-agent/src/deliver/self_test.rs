@@ -5,28 +5,16 @@
 //! its own, as a stranger would, and delivers only when that was refused.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use sealpost_tunnel::{Carries, EhloName, ResetCode, SessionId, StreamHeader};
+use rustls::pki_types::ServerName;
+use sealpost_tunnel::ResetCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::starttls::{MAX_REPLY, Reply};
-use super::{dialogue, proxy};
+use super::stranger::{self, DEADLINE, EHLO, any_certificate, signatures};
 use crate::config::Service;
-
-/// For the dialogue up to TLS, and again for the rest; a mail server may look names up before it
-/// answers, and postscreen makes a new client wait 6 s.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// How the test calls itself: a name that exists (RFC 2606), as many servers refuse others.
-const EHLO: &str = "example.com";
-/// The stranger, and where it pretends to have connected to (TEST-NET-1, RFC 5737).
-const STRANGER: &str = "192.0.2.25:25";
-const RELAY: &str = "192.0.2.26:25";
 
 /// What a test found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,22 +47,15 @@ impl Verdict {
 
 /// Tests `service` once.
 pub async fn self_test(service: &Service) -> Verdict {
-    let header = StreamHeader {
-        service: service.name.clone(),
-        client: STRANGER.parse().expect("a constant address"),
-        local: RELAY.parse().expect("a constant address"),
-        session: SessionId::random(),
-        carries: Carries::FromTls { sni: None, ehlo: EhloName::cleaned(EHLO.as_bytes()) },
+    let tcp = match stranger::up_to_tls(service).await {
+        Ok(tcp) => tcp,
+        Err(error) => return Verdict::Unproven(error.to_string(), error.code()),
     };
-    let proxy_header = proxy::encode(service.proxy, &header);
-    let tcp =
-        match dialogue::up_to_tls(service, &proxy_header, EHLO, Instant::now() + DEADLINE).await {
-            Ok(tcp) => tcp,
-            Err(error) => return Verdict::Unproven(error.to_string(), error.code()),
-        };
+    let mut config = any_certificate(signatures());
+    config.enable_sni = false;
     let name = ServerName::try_from(EHLO).expect("a constant name");
     let test = async {
-        let mut tls = TlsConnector::from(Arc::new(any_certificate()))
+        let mut tls = TlsConnector::from(Arc::new(config))
             .connect(name, tcp)
             .await
             .map_err(|error| format!("TLS with the mail server failed: {error}"))?;
@@ -147,59 +128,6 @@ async fn ask(
         if (&mut *tls).take(room).read_buf(&mut buffer).await.map_err(|e| e.to_string())? == 0 {
             return Err("the mail server ended the connection".into());
         }
-    }
-}
-
-/// TLS with whatever certificate the server has: the test asks what it does, not who it is, and
-/// tells it nothing.
-fn any_certificate() -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports TLS 1.2 and 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
-        .with_no_client_auth();
-    config.enable_sni = false;
-    config
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
     }
 }
 
