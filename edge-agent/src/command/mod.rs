@@ -1,6 +1,7 @@
 //! The command line of `sealpost-agent`: one file for each family of commands.
 
 mod daemon;
+mod dns;
 mod domain;
 mod join;
 mod key;
@@ -53,6 +54,8 @@ enum Command {
     Leave(leave::Leave),
     /// Claim domains for this box, list them, give them up
     Domain(domain::Domain),
+    /// Print the DNS records to publish: proof, mail exchangers, addresses, keys for DANE
+    Dns(dns::Dns),
     /// Print this box's public key, its fingerprint and that in words; or rotate it
     Key(key::Key),
     /// Make a recovery kit: a line with which a bare box can take this box's place
@@ -84,6 +87,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Join(join) => join.run(),
         Command::Leave(leave) => leave.run(),
         Command::Domain(domain) => domain.run(),
+        Command::Dns(dns) => dns.run(),
         Command::Key(key) => key.run(),
         Command::RecoveryKit(kit) => kit.run(),
         Command::Recover(recover) => recover.run(),

@@ -2,8 +2,10 @@
 //!
 //! [`session`] owns one stream; [`starttls`] and [`proxy`] are the pure parts of what it says to
 //! the mail server, [`dialogue`] says it, [`client`], [`self_test`] and [`services`] decide
-//! whether it may. The self-test comes as a `stranger`.
+//! whether it may. [`certificate`] looks at what senders are shown, and as the self-test does, it
+//! comes as a `stranger`.
 
+pub mod certificate;
 pub mod client;
 pub mod dialogue;
 pub mod proxy;

@@ -4,22 +4,25 @@ use sealpost_tunnel::request::{DomainStanding, RefusalCode, Standing};
 use sealpost_tunnel::{DomainName, MxName, Request};
 
 use super::ask::{AskFailure, Line};
+use super::mx_names;
+use super::mx_set::claim_of;
 
 /// Claims `domain` with the MX names `mx` on `line`, whose relay just said `before`. Without names
-/// a claim that stands keeps its own, and a new one gets the relay's default.
+/// a claim gets those that a box with `relays` relays has by default, unless it stands with others.
 pub async fn claim(
     line: &Line,
     before: &Standing,
     domain: &DomainName,
     mx: &[MxName],
+    relays: usize,
 ) -> Result<(Standing, DomainStanding), AskFailure> {
-    let mx = match (mx, held(before, domain)) {
-        ([], Some(held)) => held.mx.clone(),
+    let mx = match (mx, claim_of(before, domain)) {
+        ([], held) => mx_names::to_claim(domain, held.map_or(&[], |held| &held.mx), relays),
         (mx, _) => mx.to_vec(),
     };
     let request = Request::Claim { domain: domain.clone(), mx };
     let standing = line.standing(&request).await?;
-    let claimed = held(&standing, domain).cloned();
+    let claimed = claim_of(&standing, domain).cloned();
     let claimed = claimed.ok_or_else(|| {
         AskFailure::Answer("the relay agreed to the claim, and does not list the domain".into())
     })?;
@@ -38,18 +41,14 @@ pub async fn release(
     before: &Standing,
     domain: &DomainName,
 ) -> Result<bool, AskFailure> {
-    if held(before, domain).is_none() {
+    if claim_of(before, domain).is_none() {
         return Ok(false);
     }
     let standing = line.standing(&Request::Release { domain: domain.clone() }).await?;
-    match held(&standing, domain) {
+    match claim_of(&standing, domain) {
         None => Ok(true),
         Some(_) => Err(AskFailure::Answer("the relay still lists the domain".into())),
     }
-}
-
-fn held<'a>(standing: &'a Standing, domain: &DomainName) -> Option<&'a DomainStanding> {
-    standing.domains.iter().find(|held| held.domain == *domain)
 }
 
 /// Whether the same claim may succeed later without a change of anything but DNS and network.

@@ -163,11 +163,6 @@ impl Domain {
             Err(DomainError::Elsewhere { name, domain: self.name.clone() })
         }
     }
-
-    /// The MX name when the owner named none.
-    pub fn default_mx(&self) -> Result<MxName, NameError> {
-        format!("mx.{}", self.name).parse()
-    }
 }
 
 #[cfg(test)]
@@ -235,7 +230,6 @@ mod tests {
     #[test]
     fn mx_names_stand_within_the_domain() {
         let domain = domain("bücher.example").unwrap();
-        assert_eq!(domain.default_mx().unwrap().as_str(), "mx.xn--bcher-kva.example");
         assert_eq!(
             domain.mx("Mail.Bücher.example.").unwrap().as_str(),
             "mail.xn--bcher-kva.example"

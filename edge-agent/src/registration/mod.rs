@@ -3,8 +3,9 @@
 //!
 //! [`ask`] connects to one relay and asks it, `succession` and [`pins`] follow a relay that
 //! changed its key, [`keys`] are the box's own. [`config_file`] changes the owner's file by way of
-//! [`edit`] and [`template`]. [`domain`] reads what people type, [`records`] writes what they
-//! publish, [`recovery`] decides what is done for a recovery kit.
+//! [`edit`] and [`template`]. [`domain`] reads what people type, [`mx_names`] and [`mx_set`] decide
+//! which names lead to which addresses, [`records`] writes what is published, [`recovery`] decides
+//! what is done for a recovery kit.
 
 pub mod ask;
 pub mod claim;
@@ -12,6 +13,8 @@ pub mod config_file;
 pub mod domain;
 pub mod edit;
 pub mod keys;
+pub mod mx_names;
+pub mod mx_set;
 pub mod pins;
 pub mod place;
 pub mod records;

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use sealpost_tunnel::request::Standing;
 use sealpost_tunnel::{DomainName, Fingerprint, MxName};
+
+use super::mx_set::{Exchanger, Gap, MxSet};
 
 /// How long resolvers may keep them, in seconds.
 const TTL: u32 = 3600;
@@ -13,37 +14,75 @@ pub fn proof(domain: &str, fingerprint: Fingerprint) -> String {
     format!("_sealpost.{domain}. {TTL} IN TXT \"sealpost1 box={fingerprint}\"")
 }
 
-/// The records that lead mail for `domain` to the MX names `mx`, at the relay that said `standing`.
-/// Where that named no addresses, a comment as zone files have it says so.
-pub fn mail(domain: &DomainName, mx: &[MxName], standing: &Standing) -> Vec<String> {
-    let mut records: Vec<_> =
-        mx.iter().map(|name| format!("{domain}. {TTL} IN MX 10 {name}.")).collect();
-    if addresses(standing).next().is_none() {
-        let host = &standing.hostname;
-        records.push(format!("; each MX name needs the addresses of {host} too (A, AAAA)"));
-    }
-    for name in mx {
-        records.extend(addresses(standing).map(|address| match address {
-            IpAddr::V4(address) => format!("{name}. {TTL} IN A {address}"),
-            IpAddr::V6(address) => format!("{name}. {TTL} IN AAAA {address}"),
-        }));
-    }
-    records
+/// The records that lead mail for `domain` to the exchangers of `set`.
+pub fn mail(domain: &DomainName, set: &MxSet) -> Vec<String> {
+    let exchangers = set.exchangers.iter();
+    exchangers.clone().map(|it| mx(domain, it)).chain(exchangers.flat_map(addresses)).collect()
 }
 
-/// Where senders find the box: at its own addresses, and at shared ones for a family in which it
-/// has none of its own.
-fn addresses(standing: &Standing) -> impl Iterator<Item = IpAddr> {
-    let own = &standing.addresses;
-    let missing = |v4: bool| !own.iter().any(|address| address.is_ipv4() == v4);
-    let (v4, v6) = (missing(true), missing(false));
-    let shared = standing.shared.iter().filter(move |a| if a.is_ipv4() { v4 } else { v6 });
-    own.iter().chain(shared).copied()
+/// The record that makes `exchanger` one for `domain`.
+pub fn mx(domain: &DomainName, exchanger: &Exchanger) -> String {
+    format!("{domain}. {TTL} IN MX {} {}.", exchanger.preference, exchanger.name)
+}
+
+/// Those with its addresses.
+pub fn addresses(exchanger: &Exchanger) -> Vec<String> {
+    let name = &exchanger.name;
+    let record = |address| match address {
+        IpAddr::V4(address) => format!("{name}. {TTL} IN A {address}"),
+        IpAddr::V6(address) => format!("{name}. {TTL} IN AAAA {address}"),
+    };
+    exchanger.addresses.iter().map(|address| record(address.address)).collect()
+}
+
+/// The record that lets a sender check the key of the mail server behind `name`: the certificate
+/// is the server's own (3), its public key counts (1), as SHA-256 (1), which is `key` in
+/// hexadecimal (RFC 7672 section 3.1.1).
+pub fn tlsa(name: &MxName, key: &str) -> String {
+    format!("_25._tcp.{name}. {TTL} IN TLSA 3 1 1 {key}")
+}
+
+/// What is to be done about `gap`, in a sentence.
+pub fn gap(domain: &DomainName, gap: &Gap) -> String {
+    let list = |names: &[MxName]| names.iter().map(MxName::as_str).collect::<Vec<_>>().join(", ");
+    match gap {
+        Gap::Unknown { relay, names, preferences: (first, last) } => {
+            let names = match names.is_empty() {
+                true => String::new(),
+                false => format!(" with {}", list(names)),
+            };
+            format!(
+                "{relay} did not say what it holds: leave the records for it as they are, MX \
+                 {first} to {last}{names}"
+            )
+        }
+        Gap::NotClaimed { relay } => format!(
+            "{relay} takes no mail for {domain}: sealpost-agent domain add {domain} --relay {relay}"
+        ),
+        Gap::Suspended { relay } => format!(
+            "{relay} takes no mail for {domain} until it finds the proof again: sealpost-agent \
+             domain add {domain}"
+        ),
+        Gap::Names { relay, wanted, claim } => {
+            let names: String = claim.iter().map(|name| format!(" --mx {name}")).collect();
+            format!(
+                "at {relay} there should be {wanted} MX names for all senders to get through, and \
+                 fewer are claimed. Claim more, then look here again: sealpost-agent domain add \
+                 {domain}{names}"
+            )
+        }
+        Gap::Addresses { relay, hostname, name } => {
+            format!("{relay} tells no addresses: {name} needs those of {hostname} (A, AAAA)")
+        }
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::registration::mx_set::tests::holding;
+    use crate::registration::mx_set::{Known, mx_set};
+    use sealpost_tunnel::request::Standing;
     use sealpost_tunnel::{Identity, PublicKey};
 
     /// A box without domains.
@@ -69,27 +108,34 @@ pub(crate) mod tests {
         let wanted = "_sealpost.example.org. 3600 IN TXT \"sealpost1 box=";
         assert!(proof.starts_with(wanted) && proof.len() == wanted.len() + 44, "{proof}");
 
-        let mut standing = standing(key);
-        let (domain, mx) = ("example.org".parse().unwrap(), ["mx.example.org".parse().unwrap()]);
+        let held = holding(&["2001:db8:1::a"], true, &[], "mx mx2 mx3");
+        let known = Known { relay: "r1", standing: Some(&held) };
+        let domain = "a.example".parse().unwrap();
         assert_eq!(
-            mail(&domain, &mx, &standing),
+            mail(&domain, &mx_set(&domain, &[known])),
             [
-                "example.org. 3600 IN MX 10 mx.example.org.",
-                "mx.example.org. 3600 IN A 198.51.100.1",
-                "mx.example.org. 3600 IN AAAA 2001:db8::1",
+                "a.example. 3600 IN MX 10 mx.a.example.",
+                "a.example. 3600 IN MX 20 mx2.a.example.",
+                "a.example. 3600 IN MX 30 mx3.a.example.",
+                "mx.a.example. 3600 IN AAAA 2001:db8:1::a",
+                "mx2.a.example. 3600 IN A 203.0.113.11",
+                "mx3.a.example. 3600 IN A 203.0.113.22",
             ]
         );
-        standing.shared.clear();
-        let records = mail(&domain, &mx, &standing);
-        assert!(records[1].starts_with("; ") && records[1].contains("of relay.example.net"));
-        standing.shared = vec!["198.51.100.1".parse().unwrap()];
-        standing.addresses = vec!["2001:db8:1::a".parse().unwrap()];
-        assert_eq!(
-            mail(&domain, &mx, &standing)[1..],
-            [
-                "mx.example.org. 3600 IN AAAA 2001:db8:1::a",
-                "mx.example.org. 3600 IN A 198.51.100.1"
-            ]
-        );
+        let name = "mx.a.example".parse().unwrap();
+        assert_eq!(tlsa(&name, "ab"), "_25._tcp.mx.a.example. 3600 IN TLSA 3 1 1 ab");
+    }
+
+    #[test]
+    fn a_gap_says_what_to_type() {
+        let domain = "a.example".parse().unwrap();
+        let claim = ["in.a.example", "in2.a.example"].map(|name| name.parse().unwrap()).to_vec();
+        let names = |claim| gap(&domain, &Gap::Names { relay: "r1".into(), wanted: 3, claim });
+        assert!(names(vec![]).ends_with(": sealpost-agent domain add a.example"));
+        let typed = "domain add a.example --mx in.a.example --mx in2.a.example";
+        assert!(names(claim.clone()).ends_with(typed));
+        let unknown = Gap::Unknown { relay: "r2".into(), names: claim, preferences: (40, 60) };
+        let said = gap(&domain, &unknown);
+        assert!(said.ends_with("MX 40 to 60 with in.a.example, in2.a.example"), "{said}");
     }
 }

@@ -101,6 +101,7 @@ fn a_relay_that_agrees_and_does_nothing_is_not_believed() {
     let home = Home::at(&[&relay]);
     let before = home.files();
     home.run(&["domain", "add", "example.org"]).failed("does not list the domain");
+    home.run(&["dns"]).failed("no domain is claimed");
     home.run(&["recovery-kit"]).failed("does not have the kit's key");
     home.run(&["leave", "r0"]).failed("none to what was asked");
     assert_eq!(home.files(), before);

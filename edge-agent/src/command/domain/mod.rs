@@ -16,6 +16,7 @@ use crate::config::{Config, Relay};
 use crate::registration::ask::Asker;
 use crate::registration::claim::{claim, release};
 use crate::registration::domain::Domain as Name;
+use crate::registration::mx_set::{Known, MxSet, mx_set};
 use crate::registration::records;
 use outcome::{Outcome, add_lines, claim_words, list_lines, proofs};
 
@@ -46,7 +47,7 @@ enum What {
         /// The domain, in any script
         domain: Name,
         /// An MX name for it: the domain itself or a name beneath it; may be repeated [default:
-        /// mx. and the domain]
+        /// three for each relay of the file: mx, mx2, mx3 and so on beneath the domain]
         #[arg(long, value_name = "NAME")]
         mx: Vec<String>,
         /// Wait until the record is found, at most 30 minutes
@@ -119,16 +120,29 @@ impl Desk<'_> {
             eprintln!();
         }
         let done = outcomes.iter().all(|outcome| outcome.done);
+        let set = self.set(domain, &outcomes);
         if self.json {
             print_json(&json!({
                 "domain": domain.name,
                 "written": domain.written,
                 "relays": outcomes,
+                "records": records::mail(&domain.name, &set),
             }))?;
             return Ok(done);
         }
-        add_lines(domain, &outcomes).iter().try_for_each(|line| terminal::print(line))?;
+        add_lines(domain, &outcomes, &set).iter().try_for_each(|line| terminal::print(line))?;
         Ok(done)
+    }
+
+    /// The exchangers by what the relays just said; others keep their place.
+    fn set(&self, domain: &Name, outcomes: &[Outcome]) -> MxSet {
+        let standing = |relay: &str| {
+            let outcome = outcomes.iter().find(|outcome| outcome.relay == relay);
+            outcome.and_then(|outcome| outcome.standing.as_ref())
+        };
+        let relays = self.config.relays.iter().map(|relay| relay.name.as_str());
+        let known = relays.map(|relay| Known { relay, standing: standing(relay) });
+        mx_set(&domain.name, &known.collect::<Vec<_>>())
     }
 
     async fn claim(&self, relay: &Relay, domain: &Name, mx: &[MxName]) -> Outcome {
@@ -137,7 +151,8 @@ impl Desk<'_> {
             Ok(answer) => answer,
             Err(failure) => return Outcome::failed(relay, &failure),
         };
-        let claiming = claim(&line, &before, &domain.name, mx);
+        let relays = self.config.relays.len();
+        let claiming = claim(&line, &before, &domain.name, mx, relays);
         let mut outcome = match terminal::patiently(&what, claiming).await {
             Ok((standing, claimed)) => Outcome {
                 relay: relay.name.clone(),
@@ -145,9 +160,9 @@ impl Desk<'_> {
                 code: None,
                 message: claim_words(&claimed),
                 proof: None,
-                records: records::mail(&domain.name, &claimed.mx, &standing),
                 worth_waiting: claimed.state != DomainState::Proved,
                 claim: Some(claimed),
+                standing: Some(standing),
             },
             Err(failure) => Outcome::failed(relay, &failure),
         };

@@ -11,6 +11,7 @@ use crate::config::Relay;
 use crate::registration::ask::AskFailure;
 use crate::registration::claim::worth_waiting;
 use crate::registration::domain::Domain as Name;
+use crate::registration::mx_set::MxSet;
 use crate::registration::records;
 use crate::status::{date, state_word};
 
@@ -26,8 +27,9 @@ pub(super) struct Outcome {
     pub(super) claim: Option<DomainStanding>,
     /// The record that proves the domain to this relay.
     pub(super) proof: Option<String>,
-    /// The records that lead mail to it.
-    pub(super) records: Vec<String>,
+    /// What the relay holds since.
+    #[serde(skip)]
+    pub(super) standing: Option<Standing>,
     #[serde(skip)]
     pub(super) worth_waiting: bool,
 }
@@ -41,7 +43,7 @@ impl Outcome {
             message: failure.to_string(),
             claim: None,
             proof: None,
-            records: Vec::new(),
+            standing: None,
             worth_waiting: worth_waiting(failure),
         }
     }
@@ -58,7 +60,7 @@ impl Outcome {
             message: message.into(),
             claim: None,
             proof: None,
-            records: Vec::new(),
+            standing: None,
             worth_waiting: false,
         }
     }
@@ -75,18 +77,17 @@ pub(super) fn claim_words(claim: &DomainStanding) -> String {
     format!("{}, MX names: {}{detail}", state_word(claim.state), mx.join(", "))
 }
 
-pub(super) fn add_lines(domain: &Name, outcomes: &[Outcome]) -> Vec<String> {
+pub(super) fn add_lines(domain: &Name, outcomes: &[Outcome], set: &MxSet) -> Vec<String> {
     let mut lines = vec![domain.to_string()];
     lines.extend(outcomes.iter().map(|o| format!("{}: {}", o.relay, o.message)));
-    let mut mail: Vec<&String> = Vec::new();
-    for record in outcomes.iter().flat_map(|outcome| &outcome.records) {
-        if !mail.contains(&record) {
-            mail.push(record);
-        }
-    }
-    if !mail.is_empty() {
+    if !set.exchangers.is_empty() {
         lines.extend([String::new(), "Publish these, so that mail comes:".into()]);
-        lines.extend(mail.iter().map(|record| format!("  {record}")));
+        let records = records::mail(&domain.name, set);
+        lines.extend(records.iter().map(|record| format!("  {record}")));
+        let gaps = set.gaps.iter().map(|gap| records::gap(&domain.name, gap));
+        lines.extend(gaps.map(|gap| format!("  ; {gap}")));
+        let dns = format!("sealpost-agent dns {}", domain.name);
+        lines.push(format!("What each is for, and the records for DANE: {dns}"));
     }
     let proofs = proofs(outcomes);
     if !proofs.is_empty() {
@@ -180,14 +181,16 @@ mod tests {
         let outcome = failed(refusal);
         assert!(outcome.worth_waiting && !outcome.done);
         let domain: Name = "example.org".parse().unwrap();
-        let lines = add_lines(&domain, &[outcome]);
+        let lines = add_lines(&domain, &[outcome], &MxSet::default());
         assert_eq!(lines[1], "r1: no record was found");
         assert!(lines.join("\n").contains("again") && lines.last().unwrap() == "  THE RECORD");
 
         let refusal = Refusal { code: RefusalCode::NotAvailable, message: "no".into() };
         let outcome = failed(refusal);
         assert!(!outcome.worth_waiting, "waiting would not help");
-        assert!(!add_lines(&domain, &[outcome]).join("\n").contains("THE RECORD"));
+        assert!(
+            !add_lines(&domain, &[outcome], &MxSet::default()).join("\n").contains("THE RECORD")
+        );
     }
 
     #[test]
