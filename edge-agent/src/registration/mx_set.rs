@@ -115,6 +115,11 @@ pub enum Gap {
         /// The name that should have them too.
         name: MxName,
     },
+    /// None of the addresses there is one of IPv4.
+    NoIpv4 {
+        /// Which relay.
+        relay: String,
+    },
 }
 
 /// The exchangers of a domain.
@@ -172,6 +177,9 @@ pub fn mx_set(domain: &DomainName, relays: &[Known<'_>]) -> MxSet {
             let addresses = Vec::new();
             set.exchangers.push(Exchanger { preference: first, name, relay, addresses });
             continue;
+        }
+        if !roles.iter().any(|role| role.addresses[0].address.is_ipv4()) {
+            set.gaps.push(Gap::NoIpv4 { relay: relay.clone() });
         }
         for (role, name) in merged(roles, names.len()).into_iter().zip(names) {
             let preference = preference(place, role.slot);
@@ -339,7 +347,7 @@ pub(crate) mod tests {
     #[test]
     fn a_box_at_one_relay_gets_what_it_has_there() {
         type Case<'a> = (&'a [&'a str], bool, &'a [&'a str], &'a [&'a str]);
-        let cases: [Case<'_>; 10] = [
+        let cases: [Case<'_>; 9] = [
             (&OWN, false, &SHARED, &["10 mx 2001:db8:1::a Own", "20 mx2 203.0.113.7 Own"]),
             // An address of its own is better than a pair.
             (&OWN, true, &SHARED, &["10 mx 2001:db8:1::a Own", "20 mx2 203.0.113.7 Own"]),
@@ -374,7 +382,6 @@ pub(crate) mod tests {
             // Two shared ones might be the pair of another box.
             (&OWN[..1], false, &SHARED, &["10 mx 2001:db8:1::a Own", "20 mx2 203.0.113.1 Shared"]),
             (&[], false, &SHARED, &["10 mx 2001:db8:1::1 Shared", "20 mx2 203.0.113.1 Shared"]),
-            (&OWN[..1], false, &[], &["10 mx 2001:db8:1::a Own"]),
         ];
         for (own, pair, shared, wanted) in cases {
             let set = set(&[Some(&holding(own, pair, shared, DEFAULT))]);
@@ -384,6 +391,7 @@ pub(crate) mod tests {
         let several = ["2001:db8:1::a", "2001:db8:1::100"];
         let set = set(&[Some(&holding(&several, false, &[], "mx"))]);
         assert_eq!(shown(&set), ["10 mx 2001:db8:1::a Own 2001:db8:1::100 Own"]);
+        assert_eq!(set.gaps, [Gap::NoIpv4 { relay: "r1".into() }]);
     }
 
     #[test]

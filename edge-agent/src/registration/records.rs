@@ -71,6 +71,10 @@ pub fn gap(domain: &DomainName, gap: &Gap) -> String {
                  {domain}{names}"
             )
         }
+        Gap::NoIpv4 { relay } => format!(
+            "{relay} tells no IPv4 address for this box: senders without IPv6 do not get through \
+             there. Ask its operator"
+        ),
         Gap::Addresses { relay, hostname, name } => {
             format!("{relay} tells no addresses: {name} needs those of {hostname} (A, AAAA)")
         }
