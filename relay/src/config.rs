@@ -277,7 +277,7 @@ impl Config {
         };
         Ok(Self {
             fixed: Fixed {
-                shared,
+                shared: pairs.without_a_pair(shared),
                 socket: file.admin.socket.unwrap_or_else(|| file.state.join("admin.sock")),
                 state: file.state,
                 registry: file.registry,

@@ -84,6 +84,15 @@ impl PairRoles {
         self.first.contains(&address) || self.second.contains(&address)
     }
 
+    /// Those of `addresses` at which boxes without a pair can be found, the best first. Never a
+    /// second one: who comes there from the first address of another box is led to that box.
+    pub fn without_a_pair(&self, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let canonical = addresses.iter().map(IpAddr::to_canonical);
+        let mut found: Vec<_> = canonical.filter(|a| !self.second.contains(a)).collect();
+        found.sort_by_key(|address| self.first.contains(address));
+        found
+    }
+
     /// All pairs.
     pub fn all(&self) -> impl Iterator<Item = AddressPair> {
         let second = &self.second;
@@ -111,6 +120,16 @@ mod tests {
         assert!(roles.have(&AddressPair { first: a, second: b }));
         assert!(!roles.have(&AddressPair { first: b, second: a }));
         assert!(roles.contain(b) && !roles.contain("192.0.2.4".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_box_without_a_pair_is_not_looked_for_at_a_second_address() {
+        let roles = roles(&["192.0.2.1"], &["192.0.2.2"]).unwrap();
+        let addresses = |text: &str| -> Vec<IpAddr> {
+            text.split(' ').map(|address| address.parse().unwrap()).collect()
+        };
+        let told = addresses("192.0.2.2 192.0.2.1 ::ffff:192.0.2.3 2001:db8::1");
+        assert_eq!(roles.without_a_pair(told), addresses("192.0.2.3 2001:db8::1 192.0.2.1"));
     }
 
     #[test]
