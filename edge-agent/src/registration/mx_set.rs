@@ -207,9 +207,11 @@ fn takes_names(domain: &DomainName, known: &Known<'_>) -> bool {
     known.standing.is_none_or(|standing| claim_of(standing, domain).is_some())
 }
 
+/// The names of the claims at `relays`. The owner will publish them: mail must not be led to a name
+/// outside the domain, whatever a relay says.
 fn claimed(domain: &DomainName, relays: &[Known<'_>]) -> impl Iterator<Item = MxName> {
     let claims = relays.iter().filter_map(|known| claim_of(known.standing?, domain));
-    claims.flat_map(|claim| claim.mx.iter().cloned())
+    claims.flat_map(|claim| claim.mx.iter().cloned()).filter(|name| domain.covers(name))
 }
 
 fn free_names(domain: &DomainName, relays: &[Known<'_>], used: &BTreeSet<MxName>) -> Vec<MxName> {

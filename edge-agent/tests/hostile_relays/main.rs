@@ -108,6 +108,23 @@ fn a_relay_that_agrees_and_does_nothing_is_not_believed() {
 }
 
 #[test]
+fn no_name_outside_a_domain_is_printed_to_be_published() {
+    let relay = Relay::start(|key, _| {
+        let mut standing = relay::standing(key);
+        standing.domains = serde_json::from_value(serde_json::json!([{
+            "domain": "example.org", "mx": ["mx.example.net", "mx.example.org"],
+            "state": "proved", "method": "txt",
+        }]))
+        .unwrap();
+        Reply::Answer(Answer::Standing(standing))
+    });
+    let said = Home::at(&[&relay]).run(&["dns"]).fine();
+    assert!(said.contains("example.org. 3600 IN MX 20 mx.example.org."), "{said}");
+    assert!(!said.contains("mx.example.net"), "{said}");
+    assert!(said.contains("; The key is not known: the file names no service"), "{said}");
+}
+
+#[test]
 fn what_was_typed_wrongly_reaches_no_relay() {
     let relay = Relay::start(|key, _| known(key));
     let home = Home::bare();
