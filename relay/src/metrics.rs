@@ -1,6 +1,11 @@
 //! What the relay counts, for Prometheus. No metric has a client, a box or a name as a label.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 use sealpost_daemon::metrics::{register, register_build_info};
 use sealpost_tunnel::request::RefusalCode;
 
@@ -12,12 +17,45 @@ pub const TUNNEL_OUTCOMES: [&str; 7] =
 /// How a look for the proof of a domain ended.
 pub const PROOF_OUTCOMES: [&str; 3] = ["found", "absent", "unclear"];
 
+/// What a ClientHello on a shared address named: a box's name, another, none, no host name, or it
+/// could not be read.
+pub const NAMED: [&str; 5] = ["match", "unknown", "absent", "bad", "unreadable"];
+/// What an address pair said about a sender without a name.
+pub const PAIR_OUTCOMES: [&str; 3] = ["hit", "ambiguous", "missed"];
+/// How the wait of a ClientHello for its box ended: the box came, it did not, the sender left.
+pub const PARKED_OUTCOMES: [&str; 3] = ["came", "gave-up", "left"];
+
+/// From accept to the greeting: a fraction of a millisecond, unless the relay has no time.
+const GREETING_SECONDS: &[f64] = &[
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 5., 10.,
+];
+/// From accept to the first byte from home: four round trips of the sender, one of the box, and what
+/// the mail server there takes; with time to wait for the box (20 s) and for the mail server (29 s).
+const SPLICED_SECONDS: &[f64] =
+    &[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1., 1.5, 2.5, 5., 7.5, 10., 20., 30., 60., 300.];
+/// The part of it that home takes; postscreen alone takes 6 s for a sender that it does not know.
+const HOME_SECONDS: &[f64] =
+    &[0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1., 1.5, 2.5, 5., 7.5, 10., 20., 30.];
+/// Sessions of one box.
+const BOX_SESSIONS: &[f64] = &[1., 2., 3., 4., 6., 8., 16., 32., 64., 128., 256., 512., 1024.];
+/// A box with more sessions than this is loud.
+const QUIET_SESSIONS: usize = 4;
+
 /// The relay's counters; clones share them.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    sessions: IntCounterVec,
+    sessions: Family,
     transparent_sessions: IntCounter,
+    hellos: Family,
+    pairs: Family,
+    parked: Family,
+    parked_now: IntGauge,
+    greeting_seconds: Histogram,
+    spliced_seconds: Histogram,
+    quiet_home_seconds: Histogram,
+    loud_home_seconds: Histogram,
+    box_sessions: Histogram,
     bytes_in: IntCounter,
     bytes_out: IntCounter,
     tunnels: IntCounterVec,
@@ -35,13 +73,70 @@ impl Metrics {
     /// All counters at zero, each outcome named from the start.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        let family = |name, help, label, values: &[&'static str]| {
+            Family::new(&registry, Opts::new(name, help), label, values)
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            register(&registry, Histogram::with_opts(options)?)
+        };
+        let home_seconds = register(
+            &registry,
+            HistogramVec::new(
+                HistogramOpts::new(
+                    "sealpost_relay_home_seconds",
+                    "From the offer to a box to the first byte from its mail server",
+                )
+                .buckets(HOME_SECONDS.to_vec()),
+                &["load"],
+            )?,
+        )?;
+        let outcomes: Vec<_> = Outcome::ALL.iter().map(|outcome| outcome.label()).collect();
         let metrics = Self {
-            sessions: register(
+            sessions: family(
+                "sealpost_relay_sessions_total",
+                "Sessions from senders by outcome",
+                "outcome",
+                &outcomes,
+            )?,
+            hellos: family(
+                "sealpost_relay_client_hellos_total",
+                "ClientHellos on shared addresses by what they named",
+                "named",
+                &NAMED,
+            )?,
+            pairs: family(
+                "sealpost_relay_pairs_total",
+                "Senders without a name that came to the second address of a pair",
+                "outcome",
+                &PAIR_OUTCOMES,
+            )?,
+            parked: family(
+                "sealpost_relay_parked_total",
+                "ClientHellos that waited for a box, by how that ended",
+                "outcome",
+                &PARKED_OUTCOMES,
+            )?,
+            parked_now: register(
                 &registry,
-                IntCounterVec::new(
-                    Opts::new("sealpost_relay_sessions_total", "Sessions from senders by outcome"),
-                    &["outcome"],
-                )?,
+                IntGauge::new("sealpost_relay_parked", "ClientHellos that wait for a box now")?,
+            )?,
+            greeting_seconds: histogram(
+                "sealpost_relay_greeting_seconds",
+                "From accept to the greeting",
+                GREETING_SECONDS,
+            )?,
+            spliced_seconds: histogram(
+                "sealpost_relay_spliced_seconds",
+                "From accept to the first byte from home",
+                SPLICED_SECONDS,
+            )?,
+            quiet_home_seconds: home_seconds.with_label_values(&["quiet"]),
+            loud_home_seconds: home_seconds.with_label_values(&["loud"]),
+            box_sessions: histogram(
+                "sealpost_relay_box_sessions",
+                "Sessions of a box when one begins, this one included",
+                BOX_SESSIONS,
             )?,
             transparent_sessions: register(
                 &registry,
@@ -113,9 +208,6 @@ impl Metrics {
             "sealpost_relay_build_info",
             env!("CARGO_PKG_VERSION"),
         )?;
-        for outcome in Outcome::ALL {
-            metrics.sessions.with_label_values(&[outcome.label()]);
-        }
         for outcome in TUNNEL_OUTCOMES {
             metrics.tunnels.with_label_values(&[outcome]);
         }
@@ -135,7 +227,42 @@ impl Metrics {
 
     /// A session ended.
     pub fn session_ended(&self, outcome: Outcome) {
-        self.sessions.with_label_values(&[outcome.label()]).inc();
+        self.sessions.inc(outcome.label());
+    }
+
+    /// A ClientHello on a shared address named something; one of [`NAMED`].
+    pub fn client_hello(&self, named: &'static str) {
+        self.hellos.inc(named);
+    }
+
+    /// An address pair was looked at for a sender without a name; one of [`PAIR_OUTCOMES`].
+    pub fn pair(&self, outcome: &'static str) {
+        self.pairs.inc(outcome);
+    }
+
+    /// A ClientHello begins to wait for its box.
+    pub fn park(&self) -> Parked {
+        self.parked_now.inc();
+        Parked { metrics: self.clone(), outcome: "left" }
+    }
+
+    /// A sender was greeted so long after its connection was accepted.
+    pub fn greeted(&self, after: Duration) {
+        self.greeting_seconds.observe(after.as_secs_f64());
+    }
+
+    /// A session for a box begins, its `sessions`th.
+    pub fn box_has(&self, sessions: usize) {
+        self.box_sessions.observe(as_f64(sessions));
+    }
+
+    /// The first byte came from home so long after the connection was accepted, and so long after it
+    /// was offered to a box that had so many `sessions`.
+    pub fn spliced(&self, after: Duration, home: Duration, sessions: usize) {
+        self.spliced_seconds.observe(after.as_secs_f64());
+        let quiet = sessions <= QUIET_SESSIONS;
+        let seconds = if quiet { &self.quiet_home_seconds } else { &self.loud_home_seconds };
+        seconds.observe(home.as_secs_f64());
     }
 
     /// The same session was one that is carried from its first byte.
@@ -180,5 +307,121 @@ impl Metrics {
     pub fn set_gauges(&self, open_sessions: usize, connected_boxes: usize) {
         self.open_sessions.set(i64::try_from(open_sessions).unwrap_or(i64::MAX));
         self.connected_boxes.set(i64::try_from(connected_boxes).unwrap_or(i64::MAX));
+    }
+}
+
+/// A ClientHello that waits for its box; counted when dropped, as one whose sender left unless told
+/// otherwise.
+pub struct Parked {
+    metrics: Metrics,
+    outcome: &'static str,
+}
+
+impl Parked {
+    /// The box came in time, or did not.
+    pub fn ended(&mut self, came: bool) {
+        self.outcome = if came { "came" } else { "gave-up" };
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.metrics.parked_now.dec();
+        self.metrics.parked.inc(self.outcome);
+    }
+}
+
+/// A counter with one label whose values are all known. Each is there from the start, at zero, and
+/// counting takes no lock.
+#[derive(Clone)]
+struct Family(Arc<[(&'static str, IntCounter)]>);
+
+impl Family {
+    fn new(
+        registry: &Registry,
+        options: Opts,
+        label: &str,
+        values: &[&'static str],
+    ) -> prometheus::Result<Self> {
+        let vec = register(registry, IntCounterVec::new(options, &[label])?)?;
+        Ok(Self(values.iter().map(|value| (*value, vec.with_label_values(&[*value]))).collect()))
+    }
+
+    fn inc(&self, value: &'static str) {
+        match self.0.iter().find(|(known, _)| *known == value) {
+            Some((_, counter)) => counter.inc(),
+            None => debug_assert!(false, "no counter is called {value}"),
+        }
+    }
+}
+
+/// Counts here are far below the 52 bits that a float keeps exactly.
+fn as_f64(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::MAX, f64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(metrics: &Metrics, line: &str) -> Option<f64> {
+        let text = prometheus::TextEncoder::new().encode_to_string(&metrics.registry().gather());
+        let text = text.unwrap();
+        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok())
+    }
+
+    #[test]
+    fn every_label_is_there_before_anything_happened() {
+        let metrics = Metrics::new().unwrap();
+        for named in NAMED {
+            let line = format!("sealpost_relay_client_hellos_total{{named=\"{named}\"}}");
+            assert_eq!(value(&metrics, &line), Some(0.0));
+            metrics.client_hello(named);
+            assert_eq!(value(&metrics, &line), Some(1.0));
+        }
+        for outcome in PAIR_OUTCOMES {
+            let line = format!("sealpost_relay_pairs_total{{outcome=\"{outcome}\"}}");
+            assert_eq!(value(&metrics, &line), Some(0.0));
+            metrics.pair(outcome);
+            assert_eq!(value(&metrics, &line), Some(1.0));
+        }
+        for outcome in Outcome::ALL {
+            metrics.session_ended(*outcome);
+            let line = format!("sealpost_relay_sessions_total{{outcome=\"{}\"}}", outcome.label());
+            assert_eq!(value(&metrics, &line), Some(1.0));
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_box_is_counted_while_and_after() {
+        let metrics = Metrics::new().unwrap();
+        let count = |outcome: &str| {
+            let line = format!("sealpost_relay_parked_total{{outcome=\"{outcome}\"}}");
+            (value(&metrics, "sealpost_relay_parked "), value(&metrics, &line))
+        };
+        let (mut came, mut gave_up, left) = (metrics.park(), metrics.park(), metrics.park());
+        assert_eq!(count("came"), (Some(3.0), Some(0.0)));
+        came.ended(true);
+        drop(came);
+        gave_up.ended(false);
+        drop(gave_up);
+        drop(left);
+        for outcome in PARKED_OUTCOMES {
+            assert_eq!(count(outcome), (Some(0.0), Some(1.0)), "{outcome}");
+        }
+    }
+
+    #[test]
+    fn quiet_boxes_are_told_from_loud_ones() {
+        let metrics = Metrics::new().unwrap();
+        let home = Duration::from_millis(40);
+        metrics.spliced(Duration::from_secs(1), home, QUIET_SESSIONS);
+        metrics.spliced(Duration::from_secs(1), home, QUIET_SESSIONS + 1);
+        metrics.spliced(Duration::from_secs(1), home, 100);
+        for (load, count) in [("quiet", 1.0), ("loud", 2.0)] {
+            let line = format!("sealpost_relay_home_seconds_count{{load=\"{load}\"}}");
+            assert_eq!(value(&metrics, &line), Some(count));
+        }
+        assert_eq!(value(&metrics, "sealpost_relay_spliced_seconds_count"), Some(3.0));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::machine::Machine;
 use crate::smtp::connect;
@@ -21,6 +21,16 @@ pub fn get(machine: &Machine, port: u16, path: &str) -> Result<(u16, String)> {
     let code = answer.split(' ').nth(1).context("an HTTP status line")?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     Ok((code.parse()?, body.to_owned()))
+}
+
+/// Demands that the metrics of the relay on `machine` have these values.
+pub fn expect_metrics(machine: &Machine, wanted: &[(&str, f64)]) -> Result<()> {
+    for (name, value) in wanted {
+        let name = format!("sealpost_relay_{name}");
+        let got = metric(machine, RELAY, &name)?;
+        ensure!(got == Some(*value), "{name} is {got:?}, not {value}");
+    }
+    Ok(())
 }
 
 /// The value of a metric as `/metrics` writes it, labels included; nothing if it is not there.

@@ -1,6 +1,6 @@
 //! Mail comes home: what arrives, from whom, and how sealed.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use sealpost_tests::admin;
 use sealpost_tests::message::Message;
 use sealpost_tests::network::{
@@ -95,7 +95,7 @@ fn delivers_by_name(from: From, mx: &'static str, client: &str) -> Result<()> {
         expect_client(scene, client)?;
         let session = scene.relay_log().expect_transfer()?;
         ensure!(session["sni"] == MX_NAME, "routed by another name: {session}");
-        Ok(())
+        expect_counted(scene, 1.0)
     })
 }
 
@@ -107,7 +107,8 @@ fn delivers_without_name(from: From, mx: &'static str, client: &str) -> Result<(
         let session = scene.relay_log().expect_transfer()?;
         ensure!(session["sni"] != MX_NAME, "a name was sent: {session}");
         ensure!(session["local"].as_str().is_some_and(|local| local.contains(mx)));
-        Ok(())
+        // What a ClientHello names says nothing on an address of the box's own.
+        expect_counted(scene, 0.0)
     })
 }
 
@@ -123,6 +124,41 @@ fn deliver_one(scene: &Scene) -> Result<()> {
     ensure!(relay["session"] == agent["session"], "different ids: {relay} {agent}");
     // Postfix says so whichever sender it was: what it took came in TLS.
     ensure!(postfix::log(&scene.network.home).contains("TLS connection established from"));
+    Ok(())
+}
+
+/// Demands that the metrics tell of the one session that there was, and that its sender waited for
+/// nothing; `matched` is how many names led to a box.
+fn expect_counted(scene: &Scene, matched: f64) -> Result<()> {
+    let relay = &scene.network.relay;
+    admin::expect_metrics(
+        relay,
+        &[
+            ("client_hellos_total{named=\"match\"}", matched),
+            ("client_hellos_total{named=\"unknown\"}", 0.0),
+            ("client_hellos_total{named=\"absent\"}", 0.0),
+            ("parked_total{outcome=\"came\"}", 0.0),
+            ("parked", 0.0),
+            ("greeting_seconds_count", 1.0),
+            ("spliced_seconds_count", 1.0),
+            ("home_seconds_count{load=\"quiet\"}", 1.0),
+            ("home_seconds_count{load=\"loud\"}", 0.0),
+            ("box_sessions_bucket{le=\"1\"}", 1.0),
+            ("sessions_open", 0.0),
+        ],
+    )?;
+    let seconds = |of: &str| -> Result<f64> {
+        let name = format!("sealpost_relay_{of}_seconds_sum");
+        let name = if of == "home" { format!("{name}{{load=\"quiet\"}}") } else { name };
+        admin::metric(relay, admin::RELAY, &name)?.context(name)
+    };
+    let (greeting, home, spliced) = (seconds("greeting")?, seconds("home")?, seconds("spliced")?);
+    let times =
+        format!("greeted after {greeting} s, home took {home} s, spliced after {spliced} s");
+    ensure!(greeting > 0.0 && home > 0.0 && greeting + home < spliced, "{times}");
+    let session = scene.relay_log().expect_transfer()?;
+    let lasted = session["duration_ms"].as_f64().context("duration_ms")? / 1000.0;
+    ensure!(spliced <= lasted + 0.001, "{times}, and the session lasted {lasted} s");
     Ok(())
 }
 

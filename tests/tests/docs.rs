@@ -107,6 +107,30 @@ fn every_metric_is_explained() {
     }
 }
 
+#[test]
+fn every_metric_in_the_book_is_one() {
+    let relay = sealpost_relay::metrics::Metrics::new().unwrap().registry().gather();
+    let agent = sealpost_agent::metrics::Metrics::new().unwrap().registry().gather();
+    let families: Vec<_> = [relay, agent].concat();
+    let known = |name: &str| families.iter().any(|family| family.name() == name);
+    let mut seen = 0;
+    for path in pages() {
+        let text = fs::read_to_string(&path).unwrap();
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        for name in text.split(|c| !word(c)) {
+            // What is behind the prefix; the names of packages and targets have nothing there.
+            let metric = ["sealpost_relay_", "sealpost_agent_"].iter().any(|p| name.starts_with(p));
+            if !metric {
+                continue;
+            }
+            let parts = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end));
+            assert!(known(name) || parts.is_some_and(known), "{}: no {name}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "only {seen} names of metrics were found");
+}
+
 /// The keys that a configuration knows at the place of an unknown one.
 fn known_keys(error: &str) -> Vec<String> {
     let list = error.split("help: known here: ").nth(1).unwrap_or_else(|| panic!("{error}"));

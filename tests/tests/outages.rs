@@ -25,6 +25,8 @@ fn a_message_to_a_box_that_is_offline_arrives_once_it_is_back() -> Result<()> {
         scene.send(&message)?;
         scene.expect_deferred()?;
         scene.relay_log().expect_session("box-offline")?;
+        let gave_up = [("parked_total{outcome=\"gave-up\"}", 1.0), ("parked", 0.0)];
+        admin::expect_metrics(&scene.network.relay, &gave_up)?;
         scene.start_agent(1)?;
         scene.arrives_after_retries(&scene.network.home, &message)
     })
@@ -36,14 +38,16 @@ fn a_sender_waits_while_a_box_comes_back() -> Result<()> {
     scenario(setup, |scene| {
         let message = Message::small("in a moment");
         scene.send(&message)?;
-        wait_until("a session at the relay", SOON, || {
-            let open = "sealpost_relay_sessions_open";
-            let open = admin::metric(&scene.network.relay, admin::RELAY, open)?;
-            Ok(open.is_some_and(|count| count >= 1.0))
+        wait_until("a ClientHello that waits at the relay", SOON, || {
+            let parked = "sealpost_relay_parked";
+            let parked = admin::metric(&scene.network.relay, admin::RELAY, parked)?;
+            Ok(parked == Some(1.0))
         })?;
         scene.start_agent(1)?;
         scene.expect_delivered(&message)?;
-        scene.expect_first_attempt()
+        scene.expect_first_attempt()?;
+        let came = [("parked_total{outcome=\"came\"}", 1.0), ("parked", 0.0)];
+        admin::expect_metrics(&scene.network.relay, &came)
     })
 }
 

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
+use sealpost_tests::admin;
 use sealpost_tests::network::{PAIRS, RELAY_FIRST_V4, RELAY_SECOND_V4, RELAY_SHARED_V4, SENDER_V4};
 use sealpost_tests::scene::{From, Scene, Setup, scenario};
 use sealpost_tests::sealpost::relay_says;
@@ -47,7 +48,13 @@ fn gets_through_by_the_second_exchanger(from: From) -> Result<()> {
             "{carried}"
         );
         ensure!(carried["sni"] == "" && carried["box"] == "home", "{carried}");
-        Ok(())
+        let counted = [
+            ("pairs_total{outcome=\"hit\"}", 3.0),
+            ("pairs_total{outcome=\"missed\"}", 0.0),
+            ("pairs_total{outcome=\"ambiguous\"}", 0.0),
+            ("client_hellos_total{named=\"match\"}", 0.0),
+        ];
+        admin::expect_metrics(&scene.network.relay, &counted)
     })
 }
 
@@ -92,7 +99,13 @@ fn the_way_must_be_the_whole_pair_in_its_order() -> Result<()> {
         let client = Client::new(scene, 32)?;
         client.is_refused(other_first)?;
         client.is_refused(&first)?;
-        client.is_led_home(&second)
+        client.is_led_home(&second)?;
+        let counted = [
+            ("pairs_total{outcome=\"hit\"}", 3.0),
+            // Once in each of the five ways that lead nowhere, and the message that came too often.
+            ("pairs_total{outcome=\"missed\"}", 6.0),
+        ];
+        admin::expect_metrics(&scene.network.relay, &counted)
     })
 }
 

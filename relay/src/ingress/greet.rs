@@ -70,6 +70,7 @@ impl Session {
         let mut preamble = Preamble::new(self.settings.hostname.as_str(), send_on);
         let gone = |preamble: &Preamble| Refusal::nothing(preamble.on_disconnect());
         self.say(tcp, &preamble.greeting()).await.map_err(|_| gone(&preamble))?;
+        self.ingress.metrics.greeted(self.open.began.elapsed());
         loop {
             match preamble.step(buffer) {
                 Step::More => match self.read(tcp, buffer, MAX_LINE).await {

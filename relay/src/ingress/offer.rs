@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::outcome::Outcome;
 use crate::boxes::{Place, Tunnel};
+use crate::metrics::Metrics;
 
 /// Most bytes that are taken as the first piece from home.
 const FIRST_PIECE: usize = 64 * 1024;
@@ -23,6 +24,8 @@ pub(super) struct Accepted {
     pub(super) stream: TunnelStream,
     /// What came from home already.
     pub(super) first: Bytes,
+    /// How long that took home.
+    pub(super) home: Duration,
 }
 
 /// Why one tunnel did not do.
@@ -41,12 +44,15 @@ pub(super) async fn offer(
     hello: &Bytes,
     park: Duration,
     home: Duration,
+    metrics: &Metrics,
 ) -> Result<Accepted, Outcome> {
     let preface = Bytes::from([&header.encode()[..], hello].concat());
     let park_until = Instant::now() + park;
     loop {
-        let tunnel =
-            timeout_at(park_until, place.tunnel()).await.map_err(|_| Outcome::BoxOffline)?;
+        let tunnel = match place.newest() {
+            Some(tunnel) => tunnel,
+            None => parked(metrics, park_until, place.tunnel()).await?,
+        };
         // The time at home begins when a tunnel is there.
         let home_until = Instant::now() + home;
         let miss = tokio::select! {
@@ -63,14 +69,24 @@ pub(super) async fn offer(
             Miss::TunnelLost | Miss::Superseded => return Err(Outcome::BoxOffline),
             Miss::Refused(ResetCode::Draining | ResetCode::Aborted) => {
                 // The agent leaves; its successor is on the way, or it comes back.
-                if timeout_at(park_until, place.tunnel_after(tunnel.id)).await.is_err() {
-                    return Err(Outcome::BoxOffline);
-                }
+                parked(metrics, park_until, place.tunnel_after(tunnel.id)).await?;
             }
             Miss::Refused(code) => return Err(Outcome::refused_by_agent(code)),
             Miss::Silent => return Err(Outcome::HomeTimeout),
         }
     }
+}
+
+/// Holds the ClientHello until the box has the tunnel that is waited for.
+async fn parked(
+    metrics: &Metrics,
+    until: Instant,
+    tunnel: impl Future<Output = Tunnel>,
+) -> Result<Tunnel, Outcome> {
+    let mut parked = metrics.park();
+    let came = timeout_at(until, tunnel).await;
+    parked.ended(came.is_ok());
+    came.map_err(|_| Outcome::BoxOffline)
 }
 
 /// Opens a stream in `tunnel`, writes `preface`, and waits for the first byte from home.
@@ -79,6 +95,7 @@ pub(super) async fn through(
     preface: Bytes,
     until: Instant,
 ) -> Result<Accepted, Miss> {
+    let began = Instant::now();
     let (send, recv) = timeout_at(until, tunnel.connection.open_bi())
         .await
         .map_err(|_| Miss::Silent)?
@@ -100,7 +117,7 @@ pub(super) async fn through(
     })
     .await;
     match answered {
-        Ok(Ok(first)) => Ok(Accepted { stream, first }),
+        Ok(Ok(first)) => Ok(Accepted { stream, first, home: began.elapsed() }),
         Ok(Err(miss)) => Err(miss),
         Err(_) => {
             stream.abort(ResetCode::HomeTimeout);

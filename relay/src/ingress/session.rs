@@ -21,7 +21,7 @@ use super::visits::Visit;
 use crate::boxes::SessionPermit;
 use crate::config::Settings;
 use crate::pairs::history::{Left, Past};
-use crate::registry::BoxRecord;
+use crate::registry::{BoxRecord, Snapshot};
 use crate::route::{By, NoRoute, RouteKey, Routed, Sni, route};
 
 /// A session, and what its closing line will say.
@@ -67,10 +67,13 @@ impl Session {
         })
         .await;
         match offered {
-            Ok((accepted, _permit)) => {
+            Ok((accepted, permit)) => {
                 self.open.is_carried();
+                let Accepted { stream, first, home } = accepted;
+                let sessions = permit.place().sessions();
+                self.ingress.metrics.spliced(self.open.began.elapsed(), home, sessions);
                 let idle = self.settings.limits.idle;
-                let spliced = splice::splice(tcp, accepted.stream, accepted.first, idle).await;
+                let spliced = splice::splice(tcp, stream, first, idle).await;
                 self.bytes_in += spliced.bytes_to_tunnel;
                 self.bytes_out += spliced.bytes_to_tcp;
                 outcome_of(&spliced)
@@ -95,6 +98,7 @@ impl Session {
         let permit = place
             .session(self.settings.limits.sessions_per_box)
             .ok_or(Refusal::alert(Alert::InternalError, Outcome::BusyBox))?;
+        self.ingress.metrics.box_has(place.sessions());
         let privacy = self.ingress.privacy;
         info!(
             session = %self.open.id,
@@ -115,11 +119,10 @@ impl Session {
                 ehlo: greeted.ehlo,
             },
         };
-        let limits = &self.settings.limits;
+        let (park, home) = (self.settings.limits.park, self.settings.limits.home);
+        let (hello, metrics) = (&greeted.bytes, &self.ingress.metrics);
         let offered = tokio::select! {
-            offered = offer(permit.place(), &header, &greeted.bytes, limits.park, limits.home) => {
-                offered
-            }
+            offered = offer(permit.place(), &header, hello, park, home, metrics) => offered,
             () = sender_left(tcp) => return Err(Refusal::nothing(Outcome::Disconnected)),
         };
         match offered {
@@ -134,6 +137,11 @@ impl Session {
             self.open.asked_for(name.clone());
             self.visit_ends(Left::Served);
         }
+        let snapshot = self.ingress.registry.snapshot();
+        let metrics = &self.ingress.metrics;
+        if snapshot.by_address(local).is_none() {
+            metrics.client_hello(named(&hello.sni, &snapshot));
+        }
         if !hello.speaks_mail {
             return Err(Refusal::alert(Alert::NoApplicationProtocol, Outcome::AlpnRefused));
         }
@@ -142,16 +150,23 @@ impl Session {
             _ => Past::default(),
         };
         let key = RouteKey { local, sni: hello.sni.clone(), past };
-        let snapshot = self.ingress.registry.snapshot();
         match route(&snapshot, &key) {
             Ok(Routed { record, by }) => {
                 if let By::Pair(pair) = by {
+                    metrics.pair("hit");
                     self.ingress.visits.spend(client, pair.first);
                     self.visit_ends(Left::Served);
                 }
                 Ok(record.clone())
             }
             Err(no_route) => {
+                match no_route {
+                    NoRoute::PairAmbiguous => metrics.pair("ambiguous"),
+                    NoRoute::SniAbsent if snapshot.pair_roles().second.contains(&local) => {
+                        metrics.pair("missed");
+                    }
+                    _ => {}
+                }
                 if hello.sni == Sni::Absent {
                     // Now, and not when it has gone: it comes to the next exchanger before that.
                     self.visit_ends(Left::Unnamed);
@@ -178,6 +193,18 @@ fn refusal_of(no_route: NoRoute) -> Refusal {
         NoRoute::HelloMalformed => (Alert::DecodeError, Outcome::HelloMalformed),
     };
     Refusal::alert(alert, outcome)
+}
+
+/// What the operator is told that a ClientHello on a shared address named; one of
+/// [`crate::metrics::NAMED`].
+fn named(sni: &Sni, snapshot: &Snapshot) -> &'static str {
+    match sni {
+        Sni::Name(name) if snapshot.by_mx(name).is_some() => "match",
+        Sni::Name(_) => "unknown",
+        Sni::Absent => "absent",
+        Sni::Bad => "bad",
+        Sni::Unreadable => "unreadable",
+    }
 }
 
 /// The session with the outcome that its closing line tells, also when the task panics.

@@ -40,6 +40,7 @@ impl Session {
         }
         let permit = place.session(self.settings.limits.sessions_per_box);
         let permit = permit.ok_or(Refusal::reply(BUSY, Outcome::BusyBox))?;
+        self.ingress.metrics.box_has(place.sessions());
         let header = StreamHeader {
             service: ServiceName::smtp(),
             client: self.open.client,
