@@ -120,6 +120,7 @@ impl Agent {
         for uplink in shared.uplinks.load().iter() {
             uplink.leave();
         }
+        shared.deliveries.leaving.cancel();
         uplinks.close();
         tokio::select! {
             ended = timeout(limit, uplinks.wait()) => if ended.is_err() {

@@ -58,14 +58,18 @@ pub struct Limits {
     /// Silence in both directions once TLS runs; as at the relay.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
-    /// How long open sessions may go on after SIGTERM.
+    /// How long sessions in which a sender waits may go on after SIGTERM; as at the relay.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sessions: 256, idle: Duration::from_secs(15 * 60), drain: Duration::from_secs(60) }
+        Self {
+            sessions: 256,
+            idle: Duration::from_secs(15 * 60),
+            drain: Duration::from_secs(11 * 60),
+        }
     }
 }
 

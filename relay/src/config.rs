@@ -147,7 +147,11 @@ pub struct Limits {
     pub sessions_per_prefix: usize,
     /// Connections for one box; at most what an agent takes.
     pub sessions_per_box: usize,
-    /// From 220 to STARTTLS, in all.
+    /// From a reply to the end of the sender's next command before TLS: 5 minutes at least (RFC
+    /// 5321 section 4.5.3.2.7).
+    #[serde(with = "humantime_serde")]
+    pub command: Duration,
+    /// From 220 to STARTTLS, in all: twice that, as a sender needs two commands.
     #[serde(with = "humantime_serde")]
     pub preamble: Duration,
     /// From STARTTLS to the whole ClientHello.
@@ -164,7 +168,8 @@ pub struct Limits {
     /// waits for the answer to its message (RFC 5321 section 4.5.3.2.6).
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
-    /// How long open sessions may go on after SIGTERM.
+    /// How long sessions in which a sender waits may go on after SIGTERM. More than the 10 minutes
+    /// of section 4.5.3.2.6: who is cut off before sends its message again.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
 }
@@ -175,12 +180,13 @@ impl Default for Limits {
             sessions: 10_000,
             sessions_per_prefix: 256,
             sessions_per_box: 128,
-            preamble: Duration::from_secs(60),
+            command: Duration::from_secs(5 * 60),
+            preamble: Duration::from_secs(10 * 60),
             client_hello: Duration::from_secs(10),
             park: Duration::from_secs(20),
             home: Duration::from_secs(29),
             idle: Duration::from_secs(15 * 60),
-            drain: Duration::from_secs(60),
+            drain: Duration::from_secs(11 * 60),
         }
     }
 }
@@ -338,9 +344,9 @@ fn checked_pairs(
 
 fn check_limits(source: &Source, limits: &Spanned<Limits>) -> Result<(), ConfigError> {
     let Limits { sessions, sessions_per_prefix, sessions_per_box, .. } = *limits.get_ref();
-    let Limits { preamble, client_hello, park, home, idle, .. } = *limits.get_ref();
+    let Limits { command, preamble, client_hello, park, home, idle, .. } = *limits.get_ref();
     let zero = [sessions, sessions_per_prefix, sessions_per_box].contains(&0)
-        || [preamble, client_hello, home, idle].contains(&Duration::ZERO);
+        || [command, preamble, client_hello, home, idle].contains(&Duration::ZERO);
     let agent = usize::try_from(sealpost_tunnel::quic::RELAY_STREAMS).unwrap_or(usize::MAX);
     let (message, help) = if zero {
         ("a limit of 0 would refuse all mail", "leave the line out for the default")

@@ -26,6 +26,7 @@ pub mod programs;
 pub mod scene;
 pub mod sealpost;
 pub mod sender;
+pub mod slow_home;
 pub mod small_disk;
 pub mod smtp;
 pub mod tls_client;

@@ -23,7 +23,7 @@ smtp.listen = ["127.0.0.1:0"]
 tunnel.listen = ["127.0.0.1:0"]
 admin.listen = "127.0.0.1:0"
 log.format = "json"
-limits = { preamble = "2s", client_hello = "1s", park = "1s" }
+limits = { command = "2s", preamble = "3s", client_hello = "1s", park = "1s" }
 # The box called mx gets the name mx.home.example.
 box_domain = "home.example"
 "#;
@@ -74,6 +74,10 @@ fn play(relay: &Relay, file: &Path, client: Ipv4Addr) -> Result<()> {
             "<end" => talk.expect_end(),
             "close" => talk.0.get_ref().shutdown(Shutdown::Write).map_err(Into::into),
             "outcome" => relay.expect_outcome(&mut before, rest),
+            "wait" => {
+                std::thread::sleep(Duration::from_millis(rest.parse()?));
+                Ok(())
+            }
             "again" => Talk::connect(client, relay.smtp).map(|anew| talk = anew),
             _ => bail!("{}: no such verb", context()),
         }

@@ -7,6 +7,7 @@
 //! | TCP RST | RESET_STREAM and STOP_SENDING |
 //! | RESET_STREAM | TCP RST |
 //! | STOP_SENDING | nothing more is read from TCP; RST once the other direction has ended |
+//! | this program leaves, nobody waits | an end for the sender, as servers end; a reset for the server |
 //! | panic, cancellation, lost connection | RESET_STREAM and TCP RST |
 //!
 //! The last row holds by construction: the TCP socket is set to reset on close (`SO_LINGER` 0)
@@ -17,12 +18,12 @@
 use std::io;
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, WriteError};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
@@ -41,6 +42,27 @@ const LINGER: Duration = Duration::from_secs(5);
 /// already on the way, tells that from a message that was cut.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How long a TCP connection may be silent before its peer is asked whether it still is there. Well
+/// below the 5 minutes after which the hastiest routers forget a connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(120);
+
+/// How long nothing may have passed before a program that leaves takes the server's last words for
+/// the end of a reply.
+const SETTLED: Duration = Duration::from_secs(5);
+/// When a program leaves, it asks a silent TCP peer this soon, and then this often, whether it still
+/// is there: with the nine probes of Linux, one that vanished is not waited for after a minute.
+const STILL_THERE: Duration = Duration::from_secs(15);
+const STILL_THERE_AGAIN: Duration = Duration::from_secs(5);
+
+/// On which side of a splice the mail server is that the other side speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// At the TCP connection.
+    AtTcp,
+    /// At the far end of the tunnel.
+    InTunnel,
+}
+
 /// How one direction of a splice ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -54,6 +76,8 @@ pub enum End {
     TunnelLost,
     /// No byte in either direction for the idle time.
     Idle,
+    /// This program leaves, and nobody waited for an answer.
+    Left,
 }
 
 /// What a splice did.
@@ -75,6 +99,12 @@ pub fn reset_on_close(tcp: &TcpStream) -> io::Result<()> {
     SockRef::from(tcp).set_linger(Some(Duration::ZERO))
 }
 
+/// Asks the peer of a silent connection now and then whether it still is there, which also keeps
+/// routers on the way from forgetting it.
+pub fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+    SockRef::from(tcp).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))
+}
+
 /// Makes closing `tcp` send FIN again.
 pub fn close_cleanly(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(None);
@@ -85,17 +115,40 @@ pub fn close_cleanly(tcp: &TcpStream) {
 /// twice that, as one timer a session looks only that often.
 pub async fn splice(
     tcp: TcpStream,
-    mut stream: TunnelStream,
+    stream: TunnelStream,
     pending: Bytes,
     idle: Duration,
 ) -> Spliced {
+    let stays = std::future::pending();
+    splice_until(tcp, stream, pending, idle, Server::InTunnel, stays).await
+}
+
+/// The same, until `leaving` resolves. From then on the splice ends as soon as `server` has spoken
+/// last and nothing has passed for a moment. Whoever speaks SMTP waits for the other by turns, and
+/// TLS does not hide whose turn it is: a sender that has had its answer loses nothing, while one
+/// that waits for the answer to its message would send it again.
+pub async fn splice_until(
+    tcp: TcpStream,
+    mut stream: TunnelStream,
+    pending: Bytes,
+    idle: Duration,
+    server: Server,
+    leaving: impl Future<Output = ()>,
+) -> Spliced {
     let counts = Counts::default();
     let (to_tunnel, to_tcp) = match reset_on_close(&tcp) {
-        Ok(()) => both_ways(&tcp, &mut stream, pending, idle, &counts).await,
+        Ok(()) => {
+            let over = over(&tcp, idle, server, leaving, &counts);
+            both_ways(&tcp, &mut stream, pending, over, &counts).await
+        }
         Err(_) => (End::TcpReset, End::TcpReset),
     };
     // Boxed, as an idle splice is not there yet and should not own the room for it.
-    Box::pin(settle(&tcp, &mut stream, to_tunnel, to_tcp)).await;
+    if [to_tunnel, to_tcp].contains(&End::Left) {
+        Box::pin(leave(&tcp, &mut stream, server)).await;
+    } else {
+        Box::pin(settle(&tcp, &mut stream, to_tunnel, to_tcp)).await;
+    }
     Spliced {
         to_tunnel,
         to_tcp,
@@ -108,9 +161,18 @@ pub async fn splice(
 struct Counts {
     to_tunnel: AtomicU64,
     to_tcp: AtomicU64,
+    /// Whether the last bytes came out of the tunnel, and are written.
+    tunnel_spoke_last: AtomicBool,
 }
 
 impl Counts {
+    fn spoke_last(&self) -> Server {
+        match self.tunnel_spoke_last.load(Ordering::Relaxed) {
+            true => Server::InTunnel,
+            false => Server::AtTcp,
+        }
+    }
+
     fn sum(&self) -> u64 {
         self.to_tunnel.load(Ordering::Relaxed).wrapping_add(self.to_tcp.load(Ordering::Relaxed))
     }
@@ -120,13 +182,13 @@ async fn both_ways(
     tcp: &TcpStream,
     stream: &mut TunnelStream,
     pending: Bytes,
-    idle: Duration,
+    over: impl Future<Output = End>,
     counts: &Counts,
 ) -> (End, End) {
-    let mut up = pin!(tcp_to_tunnel(tcp, &mut stream.send, &counts.to_tunnel));
-    let mut down = pin!(tunnel_to_tcp(tcp, &mut stream.recv, pending, &counts.to_tcp));
+    let mut up = pin!(tcp_to_tunnel(tcp, &mut stream.send, counts));
+    let mut down = pin!(tunnel_to_tcp(tcp, &mut stream.recv, pending, counts));
     let mut broken = pin!(tcp_broke(tcp));
-    let mut quiet = pin!(quiet_for(idle, counts));
+    let mut over = pin!(over);
     let (mut up_end, mut down_end) = (None, None);
     let mut grace: Option<Pin<Box<Sleep>>> = None;
     loop {
@@ -140,9 +202,7 @@ async fn both_ways(
             () = async { if let Some(grace) = &mut grace { grace.await } }, if grace.is_some() => {
                 return (up_end.unwrap_or(End::TcpReset), down_end.unwrap_or(End::TcpReset));
             }
-            () = &mut quiet => {
-                return (up_end.unwrap_or(End::Idle), down_end.unwrap_or(End::Idle));
-            }
+            end = &mut over => return (up_end.unwrap_or(end), down_end.unwrap_or(end)),
         }
         match (up_end, down_end) {
             (Some(up), Some(down)) => return (up, down),
@@ -156,7 +216,7 @@ async fn both_ways(
     }
 }
 
-async fn tcp_to_tunnel(tcp: &TcpStream, send: &mut SendHalf, count: &AtomicU64) -> End {
+async fn tcp_to_tunnel(tcp: &TcpStream, send: &mut SendHalf, counts: &Counts) -> End {
     let mut stopped = pin!(send.stopped());
     let mut size = MIN_READ;
     loop {
@@ -178,12 +238,13 @@ async fn tcp_to_tunnel(tcp: &TcpStream, send: &mut SendHalf, count: &AtomicU64) 
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
             Err(_) => return End::TcpReset,
         };
+        counts.tunnel_spoke_last.store(false, Ordering::Relaxed);
         // A buffer waits in quinn until it is acknowledged: one that is mostly empty is copied
         // into one of its size, so that a trickle of bytes cannot occupy a multiple of them.
         let bytes = if read < size / 2 { Bytes::copy_from_slice(&buffer) } else { buffer.freeze() };
         size = if read == size { (size * 4).min(MAX_READ) } else { read.max(MIN_READ) };
         match send.send(bytes).await {
-            Ok(()) => _ = count.fetch_add(read as u64, Ordering::Relaxed),
+            Ok(()) => _ = counts.to_tunnel.fetch_add(read as u64, Ordering::Relaxed),
             Err(WriteError::Stopped(code)) => return End::PeerReset(code.into()),
             Err(_) => return End::TunnelLost,
         }
@@ -194,15 +255,16 @@ async fn tunnel_to_tcp(
     tcp: &TcpStream,
     recv: &mut RecvStream,
     pending: Bytes,
-    count: &AtomicU64,
+    counts: &Counts,
 ) -> End {
     let mut bytes = pending;
     loop {
         while !bytes.is_empty() {
             match tcp.try_write(&bytes) {
                 Ok(written) => {
-                    count.fetch_add(written as u64, Ordering::Relaxed);
+                    counts.to_tcp.fetch_add(written as u64, Ordering::Relaxed);
                     bytes = bytes.split_off(written);
+                    counts.tunnel_spoke_last.store(bytes.is_empty(), Ordering::Relaxed);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     // A TCP peer that does not read must not hide that the far end is gone.
@@ -262,11 +324,59 @@ async fn quiet_for(idle: Duration, counts: &Counts) {
     }
 }
 
+/// Resolves when the splice is to end although neither side ended it.
+async fn over(
+    tcp: &TcpStream,
+    idle: Duration,
+    server: Server,
+    leaving: impl Future<Output = ()>,
+    counts: &Counts,
+) -> End {
+    tokio::select! {
+        () = quiet_for(idle, counts) => End::Idle,
+        () = async {
+            leaving.await;
+            // Boxed, as few splices are there when their program leaves.
+            Box::pin(nobody_waits(tcp, server, counts)).await;
+        } => End::Left,
+    }
+}
+
+async fn nobody_waits(tcp: &TcpStream, server: Server, counts: &Counts) {
+    let probes = TcpKeepalive::new().with_time(STILL_THERE).with_interval(STILL_THERE_AGAIN);
+    let _ = SockRef::from(tcp).set_tcp_keepalive(&probes);
+    loop {
+        let before = counts.sum();
+        sleep(SETTLED).await;
+        if counts.sum() == before && counts.spoke_last() == server {
+            return;
+        }
+    }
+}
+
+/// Ends a splice in which nobody waits: for the sender as a server does that ends, behind its last
+/// words; for the server as broken, since the sender has not ended.
+async fn leave(tcp: &TcpStream, stream: &mut TunnelStream, server: Server) {
+    let _ = stream.recv.stop(ResetCode::Draining.into());
+    match server {
+        Server::AtTcp => {
+            stream.send.finish();
+            acknowledged(stream).await;
+        }
+        Server::InTunnel => {
+            stream.send.reset(ResetCode::Draining);
+            let _ = SockRef::from(tcp).shutdown(Shutdown::Write);
+            linger(tcp).await;
+        }
+    }
+}
+
 /// Ends what has not ended, so that each peer sees what happened and no byte is cut.
 async fn settle(tcp: &TcpStream, stream: &mut TunnelStream, to_tunnel: End, to_tcp: End) {
     let reason = |end| match end {
         End::Idle => ResetCode::Idle,
         End::PeerReset(code) => code,
+        End::Left => ResetCode::Draining,
         End::TcpReset | End::TunnelLost | End::Finished => ResetCode::TcpReset,
     };
     if (to_tunnel, to_tcp) == (End::TcpReset, End::Finished) {

@@ -14,14 +14,15 @@ use bytes::Bytes;
 use quinn::Connection;
 use sealpost_tunnel::quic::{self, Pin, Use};
 use sealpost_tunnel::restart_keys::RestartKeys;
-use sealpost_tunnel::splice::{End, Spliced, splice};
+use sealpost_tunnel::splice::{End, Server, Spliced, splice_until};
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{Identity, ResetCode};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,6 +34,9 @@ struct Line {
     far: TcpStream,
     near_splice: JoinHandle<Spliced>,
     far_splice: JoinHandle<Spliced>,
+    /// Tell the splices that their programs leave.
+    near_leaves: oneshot::Sender<()>,
+    far_leaves: oneshot::Sender<()>,
     relay: Connection,
     agent: Connection,
 }
@@ -73,9 +77,20 @@ impl Line {
         far_recv.read_exact(&mut [0]).await.unwrap();
         let near_stream = TunnelStream::new(send, recv);
         let far_stream = TunnelStream::new(far_send, far_recv);
-        let near_splice = tokio::spawn(splice(near_inner, near_stream, Bytes::new(), idle));
-        let far_splice = tokio::spawn(splice(far_inner, far_stream, Bytes::new(), idle));
-        Self { near, far, near_splice, far_splice, relay, agent }
+        // The sender is near, the server far.
+        let spliced = |tcp, stream, server| {
+            let (leaves, told) = oneshot::channel::<()>();
+            let leaving = async {
+                if told.await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            let splice = splice_until(tcp, stream, Bytes::new(), idle, server, leaving);
+            (tokio::spawn(splice), leaves)
+        };
+        let (near_splice, near_leaves) = spliced(near_inner, near_stream, Server::InTunnel);
+        let (far_splice, far_leaves) = spliced(far_inner, far_stream, Server::AtTcp);
+        Self { near, far, near_splice, far_splice, near_leaves, far_leaves, relay, agent }
     }
 
     async fn ends(self) -> (Spliced, Spliced) {
@@ -137,7 +152,7 @@ async fn megabytes_pass_both_ways_at_once_unchanged() {
     let line = Line::new(IDLE).await;
     let data: Vec<u8> =
         (0..6_000_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let Line { near, far, near_splice, far_splice, relay, agent } = line;
+    let Line { near, far, near_splice, far_splice, relay, agent, .. } = line;
     let carry = |tcp: TcpStream, data: Vec<u8>| async move {
         let (mut read, mut write) = tcp.into_split();
         let (written, got) = tokio::join!(
@@ -274,4 +289,27 @@ async fn a_reader_that_does_not_read_holds_the_writer_back_and_a_reset_frees_it(
     let (near, far) = line.ends().await;
     assert_eq!(near.to_tunnel, End::TcpReset);
     assert_eq!(far.to_tcp, End::PeerReset(ResetCode::TcpReset));
+}
+
+#[tokio::test]
+async fn who_has_an_answer_is_not_waited_for_and_who_waits_is() {
+    for relay_leaves in [true, false] {
+        let mut line = Line::new(IDLE).await;
+        line.near.write_all(b"message").await.unwrap();
+        expect(&mut line.far, b"message").await;
+        let (unused, _) = oneshot::channel();
+        let leaves = if relay_leaves { &mut line.near_leaves } else { &mut line.far_leaves };
+        std::mem::replace(leaves, unused).send(()).unwrap();
+        // Longer than a splice in which nobody waits lasts.
+        sleep(Duration::from_secs(11)).await;
+        assert!(!line.near_splice.is_finished() && !line.far_splice.is_finished());
+        line.far.write_all(b"answer").await.unwrap();
+        // All of it, and an end that is none of a broken connection.
+        assert_eq!(read_all(&mut line.near).await.unwrap(), b"answer");
+        expect_reset(&mut line.far).await;
+        drop(line.near);
+        let splice = if relay_leaves { line.near_splice } else { line.far_splice };
+        let ends = timeout(PATIENCE, splice).await.unwrap().unwrap();
+        assert_eq!((ends.to_tunnel, ends.to_tcp), (End::Left, End::Left));
+    }
 }

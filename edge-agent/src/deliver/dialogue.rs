@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use sealpost_tunnel::ResetCode;
+use sealpost_tunnel::{ResetCode, splice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
@@ -118,6 +118,8 @@ async fn introduce(
 ) -> Result<(), DialogueError> {
     let ended = |_: std::io::Error| DialogueError::Ended(proxy);
     tcp.set_nodelay(true).map_err(ended)?;
+    // The mail server may be behind a router that forgets silent connections.
+    splice::keep_alive(tcp).map_err(ended)?;
     tcp.write_all(proxy_header).await.map_err(ended)
 }
 

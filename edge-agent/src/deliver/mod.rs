@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
@@ -34,6 +35,8 @@ pub struct Deliveries {
     pub tasks: TaskTracker,
     /// Silence after which a session is cut.
     pub idle: Duration,
+    /// The agent leaves, and waits only for sessions in which a sender waits.
+    pub leaving: CancellationToken,
     places: Arc<Semaphore>,
 }
 
@@ -45,6 +48,7 @@ impl Deliveries {
             metrics,
             tasks: TaskTracker::new(),
             idle,
+            leaving: CancellationToken::new(),
             places: Arc::new(Semaphore::new(sessions.min(Semaphore::MAX_PERMITS))),
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use sealpost_tunnel::header::{HeaderError, MAX_ENCODED};
-use sealpost_tunnel::splice::{self, End, Spliced};
+use sealpost_tunnel::splice::{self, End, Server, Spliced};
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{Carries, EhloName, ResetCode, StreamHeader};
 use tokio::net::TcpStream;
@@ -58,7 +58,9 @@ pub async fn deliver(deliveries: Arc<Deliveries>, relay: Arc<Relay>, mut stream:
     };
     let refused = match connect(&deliveries, &relay, &header, &stream).await {
         Ok((tcp, _place)) => {
-            let spliced = splice::splice(tcp, stream, rest, deliveries.idle).await;
+            let (idle, leaving) = (deliveries.idle, deliveries.leaving.cancelled());
+            let server = Server::AtTcp;
+            let spliced = splice::splice_until(tcp, stream, rest, idle, server, leaving).await;
             closing.bytes_in = spliced.bytes_to_tcp;
             closing.bytes_out = spliced.bytes_to_tunnel;
             closing.outcome = outcome_of(&spliced);
@@ -176,6 +178,7 @@ fn ehlo_name(ehlo: &EhloName, client: SocketAddr) -> String {
 /// As at the relay: a reset counts only while neither side had ended with a FIN.
 fn outcome_of(spliced: &Spliced) -> &'static str {
     match (spliced.to_tunnel, spliced.to_tcp) {
+        (End::Left, _) | (_, End::Left) => ResetCode::Draining.label(),
         (End::Idle, _) | (_, End::Idle) => "idle",
         (End::TunnelLost, _) | (_, End::TunnelLost) => "tunnel-lost",
         (End::Finished, _) | (_, End::Finished) => "carried",

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use sealpost_tunnel::EhloName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use super::alert::Alert;
@@ -71,11 +71,17 @@ impl Session {
         let gone = |preamble: &Preamble| Refusal::nothing(preamble.on_disconnect());
         self.say(tcp, &preamble.greeting()).await.map_err(|_| gone(&preamble))?;
         self.ingress.metrics.greeted(self.open.began.elapsed());
+        // For a whole line: one octet now and then gains nothing.
+        let patience = self.settings.limits.command;
+        let mut until = Instant::now() + patience;
         loop {
             match preamble.step(buffer) {
-                Step::More => match self.read(tcp, buffer, MAX_LINE).await {
-                    Ok(0) | Err(_) => return Err(gone(&preamble)),
-                    Ok(_) => {}
+                Step::More => match timeout_at(until, self.read(tcp, buffer, MAX_LINE)).await {
+                    Ok(Ok(1..)) => {}
+                    Ok(Ok(0) | Err(_)) => return Err(gone(&preamble)),
+                    Err(_) => {
+                        return Err(Refusal::reply(TIMED_OUT, Outcome::PreambleTimeout));
+                    }
                 },
                 Step::Reply { consumed, reply } => {
                     let _ = buffer.split_to(consumed);
@@ -83,6 +89,7 @@ impl Session {
                         self.visit_ends(Left::Plain);
                     }
                     self.say(tcp, &reply).await.map_err(|_| gone(&preamble))?;
+                    until = Instant::now() + patience;
                 }
                 Step::StartTls { reply } => {
                     buffer.clear();

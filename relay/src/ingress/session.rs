@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use sealpost_tunnel::splice::{self, End, Spliced};
+use sealpost_tunnel::splice::{self, End, Server, Spliced};
 use sealpost_tunnel::{Carries, ServiceName, StreamHeader};
 use tokio::net::TcpStream;
 use tracing::info;
@@ -73,7 +73,9 @@ impl Session {
                 let sessions = permit.place().sessions();
                 self.ingress.metrics.spliced(self.open.began.elapsed(), home, sessions);
                 let idle = self.settings.limits.idle;
-                let spliced = splice::splice(tcp, stream, first, idle).await;
+                let leaving = self.ingress.draining.cancelled();
+                let server = Server::InTunnel;
+                let spliced = splice::splice_until(tcp, stream, first, idle, server, leaving).await;
                 self.bytes_in += spliced.bytes_to_tunnel;
                 self.bytes_out += spliced.bytes_to_tcp;
                 outcome_of(&spliced)
@@ -244,6 +246,7 @@ impl Drop for ClosingLine {
 /// the sender's close_notify. So a reset counts only while neither side had ended.
 fn outcome_of(spliced: &Spliced) -> Outcome {
     match (spliced.to_tunnel, spliced.to_tcp) {
+        (End::Left, _) | (_, End::Left) => Outcome::Draining,
         (End::Idle, _) | (_, End::Idle) => Outcome::Idle,
         (End::TunnelLost, _) | (_, End::TunnelLost) => Outcome::TunnelLost,
         (End::Finished, _) | (_, End::Finished) => Outcome::Carried,
