@@ -14,6 +14,7 @@ use crate::pairs::PairRoles;
 use crate::privacy::{ClientAddresses, Privacy, Sessions};
 use crate::proof::ProofSettings;
 use crate::registry::OwnPrefix;
+use crate::shield::ShieldSettings;
 
 /// The file as it is written.
 #[derive(Debug, Deserialize)]
@@ -39,6 +40,8 @@ struct File {
     log: Log,
     #[serde(default)]
     limits: Option<Spanned<Limits>>,
+    #[serde(default)]
+    shield: Option<Spanned<ShieldSettings>>,
 }
 
 /// The URL of a PostgreSQL database. It may hold a password, so it is not shown.
@@ -198,6 +201,8 @@ pub struct Settings {
     pub hostname: MxName,
     /// Bounds.
     pub limits: Limits,
+    /// What stands before boxes whose owners want it.
+    pub shield: ShieldSettings,
 }
 
 /// What is fixed from start to end.
@@ -257,6 +262,10 @@ impl Config {
         if let Some(limits) = &file.limits {
             check_limits(source, limits)?;
         }
+        if let Some(shield) = &file.shield {
+            let wrong = |(message, help)| source.error(Some(shield.span()), message, Some(help));
+            shield.get_ref().check().map_err(wrong)?;
+        }
         for (list, what) in [(&file.smtp.listen, "smtp"), (&file.tunnel.listen, "tunnel")] {
             if list.is_empty() {
                 let message = format!("[{what}] listen names no address");
@@ -307,6 +316,7 @@ impl Config {
             settings: Settings {
                 hostname: file.hostname,
                 limits: file.limits.map(Spanned::into_inner).unwrap_or_default(),
+                shield: file.shield.map(Spanned::into_inner).unwrap_or_default(),
             },
         })
     }
@@ -409,6 +419,10 @@ mod tests {
             ("[limits]\nsesions = 1\n", ":6:", "did you mean `sessions`?"),
             ("[limits]\nsessions = 0\n", ":5:", "leave the line out"),
             ("[limits]\npark = \"60s\"\n", ":5:", "at most 25s"),
+            ("[shield]\ngreet_pause = \"11s\"\n", ":5:", "at most 10s"),
+            ("[shield]\nlists = [\"a_b\"]\n", ":6:", "not a"),
+            ("[shield]\nprefix_rate = { per_minute = 0 }\n", ":6:", "nonzero"),
+            ("[shield]\nbox_rate = { per_hour = 9 }\n", ":6:", "did you mean `per_minute`?"),
             ("registry = \"mysql://db/x\"\n", ":5:", "postgres://"),
             ("own_prefix = \"2001:db8::/16\"\n", ":5:", "48 to 96"),
             ("[pairs]\nfirst = [\"192.0.2.1\"]\nsecond = []\n", ":5:", "at least one"),

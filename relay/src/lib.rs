@@ -20,3 +20,4 @@ pub mod registry;
 pub mod relay;
 pub mod relay_key;
 pub mod route;
+pub mod shield;

@@ -16,6 +16,8 @@ pub const TUNNEL_OUTCOMES: [&str; 7] =
     ["connected", "handshake-failed", "greeting-failed", "version", "refused", "ended", "question"];
 /// How a look for the proof of a domain ended.
 pub const PROOF_OUTCOMES: [&str; 3] = ["found", "absent", "unclear"];
+/// What a DNS list of the shield answered.
+pub const LIST_OUTCOMES: [&str; 5] = ["listed", "clear", "refused", "nonsense", "failed"];
 
 /// What a ClientHello on a shared address named: a box's name, another, none, no host name, or it
 /// could not be read.
@@ -61,6 +63,7 @@ pub struct Metrics {
     tunnels: IntCounterVec,
     requests: IntCounterVec,
     proofs: IntCounterVec,
+    lists: IntCounterVec,
     reloads_failed: IntCounter,
     registry_up: IntGauge,
     registry_boxes: IntGauge,
@@ -174,6 +177,13 @@ impl Metrics {
                     &["outcome"],
                 )?,
             )?,
+            lists: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("sealpost_relay_lists_total", "Answers of DNS lists of senders"),
+                    &["outcome"],
+                )?,
+            )?,
             registry_up: register(
                 &registry,
                 IntGauge::new("sealpost_relay_registry_up", "Whether the registry can be read")?,
@@ -213,6 +223,9 @@ impl Metrics {
         }
         for outcome in PROOF_OUTCOMES {
             metrics.proofs.with_label_values(&[outcome]);
+        }
+        for outcome in LIST_OUTCOMES {
+            metrics.lists.with_label_values(&[outcome]);
         }
         for outcome in RefusalCode::ALL.iter().map(|code| code.label()).chain(["done"]) {
             metrics.requests.with_label_values(&[outcome]);
@@ -289,6 +302,11 @@ impl Metrics {
     /// A proof was looked for; one of [`PROOF_OUTCOMES`].
     pub fn proof(&self, outcome: &'static str) {
         self.proofs.with_label_values(&[outcome]).inc();
+    }
+
+    /// A list was asked about a sender; one of [`LIST_OUTCOMES`].
+    pub fn list_asked(&self, outcome: &'static str) {
+        self.lists.with_label_values(&[outcome]).inc();
     }
 
     /// The state of the registry.

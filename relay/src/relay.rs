@@ -391,8 +391,9 @@ fn reload(fixed: &Fixed, ingress: &Ingress, path: &Path) -> Result<(), ConfigErr
         }
     };
     if new_fixed != *fixed {
-        warn!("only hostname and [limits] change by a reload; the rest needs a restart");
+        warn!("only hostname, [limits] and [shield] change by a reload; the rest needs a restart");
     }
+    ingress.shield.apply(&settings.shield);
     let old = ingress.settings.swap(Arc::new(settings));
     if *old != **ingress.settings.load() {
         info!(before = ?old, after = ?ingress.settings.load(), "settings changed");

@@ -176,6 +176,7 @@ fn every_configuration_key_is_explained() {
         "[admin]\n",
         "[log]\n",
         "[limits]\n",
+        "[shield]\n",
     ] {
         let source = Source::from_text("relay.toml", &format!("{table}{nonsense}"));
         let error = sealpost_relay::config::Config::from_source(&source).err().unwrap();

@@ -1,8 +1,9 @@
 //! Port 25: from a sender's connection to a stream to a box.
 //!
 //! `listener` accepts, `session` owns one connection from its first to its last byte, and
-//! `greet` is its dialogue before TLS, unless `transparent` carries it whole; [`preamble`] and [`client_hello`] are the pure parts that
-//! decide about its bytes, and `offer` finds the tunnel for it.
+//! `greet` is its dialogue before TLS, unless `transparent` carries it whole; [`preamble`] and
+//! [`client_hello`] are the pure parts that decide about its bytes, and `offer` finds the tunnel for
+//! it. `shielded` is what it meets at a box that wants it.
 
 mod alert;
 pub mod client_hello;
@@ -15,6 +16,7 @@ pub mod outcome;
 pub mod preamble;
 mod refusal;
 mod session;
+mod shielded;
 mod transparent;
 mod visits;
 
@@ -33,6 +35,7 @@ use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::privacy::Privacy;
 use crate::registry::Registry;
+use crate::shield::Shield;
 
 /// What all sessions share.
 pub struct Ingress {
@@ -50,6 +53,8 @@ pub struct Ingress {
     pub privacy: Privacy,
     /// The sessions that are open.
     pub sessions: Arc<OpenSessions>,
+    /// What stands before boxes whose owners want it.
+    pub shield: Shield,
     limits: Arc<limits::Limits>,
     visits: Arc<visits::Visits>,
 }
@@ -64,6 +69,7 @@ impl Ingress {
         draining: CancellationToken,
         privacy: Privacy,
     ) -> Self {
+        let shield = Shield::new(&settings.load().shield, metrics.clone());
         Self {
             settings,
             registry,
@@ -72,6 +78,7 @@ impl Ingress {
             draining,
             privacy,
             sessions: Arc::default(),
+            shield,
             limits: Arc::default(),
             visits: Arc::default(),
         }

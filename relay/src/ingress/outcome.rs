@@ -47,6 +47,14 @@ outcomes! {
     BusyPrefix = "busy-prefix";
     /// As many sessions as one box may have.
     BusyBox = "busy-box";
+    /// The sender spoke before the greeting, at a box that the shield stands before.
+    Pregreet = "pregreet";
+    /// The sender's address is on a list of the shield.
+    Listed = "listed";
+    /// More connections of one network than the shield lets begin, for this box.
+    RatePrefix = "rate-prefix";
+    /// More connections than the shield lets begin, for this box.
+    RateBox = "rate-box";
     /// The dialogue before TLS took too long.
     PreambleTimeout = "preamble-timeout";
     /// A command line was longer than 512 octets.

@@ -1,6 +1,7 @@
 //! How a session ends that got no stream: the last words to the sender, in the form that it
 //! understands at that point.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use sealpost_tunnel::splice::discard;
@@ -22,7 +23,7 @@ pub(super) struct Refusal {
 
 enum Say {
     Nothing,
-    Reply(&'static str),
+    Reply(Cow<'static, str>),
     Alert(Alert),
 }
 
@@ -33,8 +34,8 @@ impl Refusal {
     }
 
     /// A reply of SMTP.
-    pub(super) fn reply(reply: &'static str, outcome: Outcome) -> Self {
-        Self { say: Say::Reply(reply), outcome }
+    pub(super) fn reply(reply: impl Into<Cow<'static, str>>, outcome: Outcome) -> Self {
+        Self { say: Say::Reply(reply.into()), outcome }
     }
 
     /// An alert of TLS.

@@ -59,6 +59,7 @@ impl Session {
         // Boxed, so that a session which splices, mostly in silence, no longer owns the room that
         // the phases before needed.
         let offered = Box::pin(async {
+            self.meet_shield_of_address(&tcp).await?;
             if let Some(accepted) = self.carry_from_first_byte(&tcp).await? {
                 return Ok(accepted);
             }
@@ -96,6 +97,7 @@ impl Session {
     ) -> Result<(Accepted, SessionPermit), Refusal> {
         let found = self.route(&greeted.hello)?;
         self.open.is_for(found.clone());
+        self.meet_shield_of_name(tcp, found.key).await?;
         let place = self.ingress.boxes.place(found.key);
         let permit = place
             .session(self.settings.limits.sessions_per_box)

@@ -48,8 +48,10 @@ impl Session {
             session: self.open.id,
             carries: Carries::FromFirstByte,
         };
-        // One time for all attempts: the sender has heard nothing yet, and waits for each of them.
-        let until = Instant::now() + self.settings.limits.home;
+        // One time for all attempts: the sender has heard nothing yet, and waits for each of them. It
+        // has waited since it connected, as the shield may have a pause.
+        let home = self.settings.limits.home;
+        let until = (Instant::from_std(self.open.began) + home).max(Instant::now() + home / 2);
         let offered = tokio::select! {
             offered = offer(&place, &header, until) => offered,
             () = sender_left(tcp) => Err(Refusal::nothing(Outcome::Disconnected)),
