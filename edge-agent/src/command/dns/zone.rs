@@ -83,7 +83,7 @@ impl Zone<'_> {
             other.relay == *relay && other.addresses.iter().any(|it| it.way == Way::PairSecond)
         });
         let words = |way| match (way, second) {
-            (Way::Own, _) => "this box's own address. Every sender gets through".into(),
+            (Way::Own, _) => "this box's own address. No sender needs to name it in TLS".into(),
             (Way::PairFirst, Some(second)) => format!(
                 "with {} a pair of shared addresses, whose order tells this box from others for \
                  senders that name nobody in TLS. Publish both or neither, in this order",
