@@ -153,6 +153,11 @@ impl Boxes {
         })
     }
 
+    /// How many sessions the box with `key` has.
+    pub fn sessions(&self, key: PublicKey) -> usize {
+        self.places.get(&key).map_or(0, |place| place.sessions())
+    }
+
     /// How many boxes have a tunnel.
     pub fn connected(&self) -> usize {
         self.connected.load(Ordering::Relaxed)

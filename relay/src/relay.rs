@@ -9,6 +9,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use sealpost_daemon::config::{ConfigError, LoopbackAddr};
 use sealpost_daemon::health::Health;
+use sealpost_daemon::open_files;
 use sealpost_daemon::signals::{Request, Signals, systemd};
 use sealpost_tunnel::restart_keys::RestartKeys;
 use sealpost_tunnel::{DomainName, MxName, PublicKey, ResetCode, quic};
@@ -47,6 +48,9 @@ const LOOK_AT_ROTATED: Duration = Duration::from_millis(100);
 /// How often the registry hears which boxes were here.
 const TELL_SEEN: Duration = Duration::from_secs(60);
 const SEEN_AT_ONCE: usize = 500;
+/// Open files beside those of sessions: listeners, tunnels' sockets, the registry, look-ups, and
+/// sessions that are making room for others.
+pub const OTHER_FILES: u64 = 256;
 
 /// A relay that is bound and not yet running.
 pub struct Relay {
@@ -91,7 +95,9 @@ impl Relay {
             metrics.clone(),
             draining.clone(),
             fixed.privacy,
+            open_files::raise().map_or(usize::MAX, room),
         ));
+        warn_of_few_files(&ingress);
         let prover = Arc::new(Prover::new(&fixed.proof)?);
         let relay_key = Arc::new(ArcSwap::from_pointee(relay_key));
         let registrar = Registrar {
@@ -278,6 +284,21 @@ impl Relay {
     }
 }
 
+/// How many sessions a process may have that may have `files` open files.
+pub fn room(files: u64) -> usize {
+    usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX).max(1)
+}
+
+fn warn_of_few_files(ingress: &Ingress) {
+    let (wanted, places) = (ingress.settings.load().limits.sessions, ingress.places());
+    if places < wanted {
+        warn!(
+            wanted,
+            places, "the limit of open files allows fewer sessions than [limits] sessions"
+        );
+    }
+}
+
 /// Opens the registry and reads it whole. A relay that does not know its boxes must not answer
 /// for them, so it waits for a database that is away, and gives up after a while.
 async fn registry_of(
@@ -397,6 +418,7 @@ fn reload(fixed: &Fixed, ingress: &Ingress, path: &Path) -> Result<(), ConfigErr
     let old = ingress.settings.swap(Arc::new(settings));
     if *old != **ingress.settings.load() {
         info!(before = ?old, after = ?ingress.settings.load(), "settings changed");
+        warn_of_few_files(ingress);
     }
     info!("reloaded");
     Ok(())

@@ -35,9 +35,10 @@ fn captured() -> Vec<(&'static str, &'static [u8], Sni, bool)> {
 
 /// What is read when `pieces` arrive one after the other.
 fn read(pieces: &[&[u8]]) -> Verdict {
-    let mut reader = HelloReader::default();
+    let (mut reader, mut wire) = (HelloReader::default(), Vec::new());
     for piece in pieces {
-        match reader.read(piece) {
+        wire.extend_from_slice(piece);
+        match reader.read(&wire) {
             Ok(None) => {}
             verdict => return verdict,
         }

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod certificate;
 pub mod clock;
+pub mod crowd;
 pub mod dns;
 pub mod exim;
 pub mod home;

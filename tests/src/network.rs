@@ -7,7 +7,7 @@
 //! ```
 //!
 //! All outer addresses are from the ranges that are reserved for documentation. A scenario may add
-//! machines ([`FURTHER_RELAY`], [`FURTHER_BOX`]), which are on the internet without a NAT.
+//! machines ([`FURTHER_RELAY`], [`FURTHER_BOX`], [`CROWD`]), which are on the internet without a NAT.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +68,10 @@ pub const FURTHER_RELAY: Link = Link {
 /// A machine for a second box.
 pub const FURTHER_BOX: Link =
     Link { name: "box2", near: &["192.0.2.193/26"], far: &["192.0.2.194/26"] };
+
+/// A machine that connections from everywhere come from, see [`crate::crowd`].
+pub const CROWD: Link =
+    Link { name: "crowd", near: &["2001:db8:6::1/64"], far: &["2001:db8:6::2/64"] };
 
 const LINKS: [Link; 3] = [
     Link {

@@ -99,9 +99,16 @@ impl Live {
                 reload.reason
             )
         });
+        let full = self.ingress.was_full().then(|| {
+            format!(
+                "it is full: all {} places for sessions were taken within the last minute, and \
+                 connections without a ClientHello make room for new ones",
+                self.ingress.places()
+            )
+        });
         let draining = self.ingress.draining.is_cancelled();
         let draining = draining.then(|| "it is draining, and takes nothing new".to_owned());
-        [away, reload, draining].into_iter().flatten().collect()
+        [away, reload, full, draining].into_iter().flatten().collect()
     }
 
     /// The boxes that are connected.

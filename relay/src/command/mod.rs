@@ -17,17 +17,19 @@ mod terminal;
 mod time;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use sealpost_daemon::EXIT_CONFIG;
 use sealpost_daemon::config::ConfigError;
+use sealpost_daemon::open_files;
 
 use crate::admin::registry_location;
 use crate::config::{Config, Fixed, RegistryUrl};
 use crate::registry::Database;
+use crate::relay::room;
 
 /// Takes mail on port 25 and forwards it, sealed, to boxes at home
 #[derive(Parser)]
@@ -91,7 +93,7 @@ impl Arguments {
         let config = Config::load(&self.config)?;
         let done = match &self.command {
             Command::Run => daemon::run(config, &self.config),
-            Command::CheckConfig => terminal::print(&format!("{}: fine", self.config.display())),
+            Command::CheckConfig => check(&config, &self.config),
             Command::Key(key) => key.run(&config.fixed),
             Command::Invite(invite) => invite.run(&config, &self.config),
             Command::Invites(invites) => invites.run(&config.fixed),
@@ -104,6 +106,21 @@ impl Arguments {
         };
         done.map(|()| ExitCode::SUCCESS)
     }
+}
+
+/// What is wrong with a file is told when it is loaded; what may be wrong around it is told here.
+fn check(config: &Config, path: &Path) -> anyhow::Result<()> {
+    let wanted = config.settings.limits.sessions;
+    if let Some(files) = open_files::most()
+        && room(files) < wanted
+    {
+        terminal::note(&format!(
+            "[limits] sessions is {wanted}, and a relay that is started from here could have {}: it may \
+             open {files} files. The unit has a limit of its own, LimitNOFILE",
+            room(files)
+        ));
+    }
+    terminal::print(&format!("{}: fine", path.display()))
 }
 
 /// Opens the registry that the relay of `fixed` has, running or not.

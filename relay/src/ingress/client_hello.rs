@@ -35,51 +35,61 @@ pub enum HelloError {
     TooLong,
 }
 
-/// Reads a ClientHello piece by piece.
+/// Reads a ClientHello that comes piece by piece. rustls gets only whole records, so that a sender
+/// which drips octets costs no more than these.
+#[derive(Default)]
 pub struct HelloReader {
-    acceptor: Acceptor,
-    start: Vec<u8>,
+    acceptor: Option<Box<Acceptor>>,
     seen: usize,
 }
 
-impl Default for HelloReader {
-    fn default() -> Self {
-        Self { acceptor: Acceptor::default(), start: Vec::with_capacity(2), seen: 0 }
+impl HelloReader {
+    /// Looks at all bytes that came so far, the former ones too; `None` while the hello is
+    /// incomplete.
+    pub fn read(&mut self, wire: &[u8]) -> Result<Option<Hello>, HelloError> {
+        // Tells a peer that speaks no TLS by its first octets.
+        let start = wire.len().min(HANDSHAKE_RECORD.len());
+        if wire[..start] != HANDSHAKE_RECORD[..start] {
+            return Err(HelloError::NotTls);
+        }
+        let wire = &wire[..wire.len().min(MAX_HELLO)];
+        while let Some(record) = first_record(&wire[self.seen..]) {
+            self.seen += record.len();
+            if let Some(hello) = self.take(record) {
+                return Ok(Some(hello));
+            }
+        }
+        if wire.len() == MAX_HELLO { Err(HelloError::TooLong) } else { Ok(None) }
+    }
+
+    fn take(&mut self, mut record: &[u8]) -> Option<Hello> {
+        let acceptor = self.acceptor.get_or_insert_default();
+        while !record.is_empty() {
+            // Fed in small pieces, as rustls gives what it takes at once no more than a record.
+            let mut piece = &record[..record.len().min(1024)];
+            let Ok(taken) = acceptor.read_tls(&mut piece) else {
+                return Some(Hello::unreadable());
+            };
+            record = &record[taken..];
+            match acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => return Some(Hello::of(&accepted.client_hello())),
+                Err((error, _alert)) => return Some(Hello::of_error(&error)),
+            }
+        }
+        None
     }
 }
 
-impl HelloReader {
-    /// Takes the next bytes of the connection, each once; `None` while the hello is incomplete.
-    pub fn read(&mut self, mut bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
-        self.check_start(bytes)?;
-        while !bytes.is_empty() {
-            let room = MAX_HELLO - self.seen;
-            // Fed in small pieces, as rustls gives what it takes at once no more than a record.
-            let mut piece = &bytes[..bytes.len().min(room).min(1024)];
-            let offered = piece.len();
-            if offered == 0 {
-                return Err(HelloError::TooLong);
-            }
-            let Ok(taken) = self.acceptor.read_tls(&mut piece) else {
-                return Ok(Some(Hello::unreadable()));
-            };
-            self.seen += taken;
-            bytes = &bytes[taken..];
-            match self.acceptor.accept() {
-                Ok(None) => {}
-                Ok(Some(accepted)) => return Ok(Some(Hello::of(&accepted.client_hello()))),
-                Err((error, _alert)) => return Ok(Some(Hello::of_error(&error))),
-            }
-        }
-        if self.seen >= MAX_HELLO { Err(HelloError::TooLong) } else { Ok(None) }
-    }
-
-    /// Tells a peer that speaks no TLS by its first octets, before rustls waits for a whole record.
-    fn check_start(&mut self, bytes: &[u8]) -> Result<(), HelloError> {
-        let missing = HANDSHAKE_RECORD.len() - self.start.len();
-        self.start.extend(bytes.iter().take(missing));
-        if HANDSHAKE_RECORD.starts_with(&self.start) { Ok(()) } else { Err(HelloError::NotTls) }
-    }
+/// The first record of `wire`, once it is whole; what there is of one that is longer than a
+/// ClientHello may be.
+fn first_record(wire: &[u8]) -> Option<&[u8]> {
+    const HEADER: usize = 5;
+    let [_, _, _, high, low, ..] = *wire else {
+        return None;
+    };
+    let end = HEADER + usize::from(u16::from_be_bytes([high, low]));
+    if end > MAX_HELLO { Some(wire) } else { wire.get(..end) }
 }
 
 impl Hello {

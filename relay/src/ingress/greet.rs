@@ -17,9 +17,14 @@ use super::refusal::Refusal;
 use super::session::Session;
 use crate::pairs::history::Left;
 
+/// No ClientHello of a mail server is known that is longer; those that are have places of their
+/// own, so that the memory of all sessions has a bound.
+const COMMON_HELLO: usize = 4 * 1024;
+/// How many ClientHellos that are longer may be on the way at once.
+pub(super) const LARGE_HELLOS: usize = 1024;
+
 const TIMED_OUT: &str = "421 4.4.2 Timed out\r\n";
 pub(super) const DRAINING: &str = "421 4.3.2 Shutting down, try again\r\n";
-pub(super) const BUSY: &str = "421 4.3.2 Too busy, try again later\r\n";
 
 /// What the dialogue before TLS yields.
 pub(super) struct Greeted {
@@ -45,7 +50,8 @@ impl Session {
             },
             () = draining.cancelled() => return Err(Refusal::reply(DRAINING, Outcome::Draining)),
         };
-        match timeout(hello_time, self.client_hello(tcp, &mut buffer)).await {
+        // Boxed, as one that does not come so far should not own the room for it.
+        match timeout(hello_time, Box::pin(self.client_hello(tcp, &mut buffer))).await {
             Ok(Ok(hello)) => Ok(Greeted { ehlo, hello, bytes: buffer.freeze() }),
             Ok(Err(refusal)) => Err(refusal),
             Err(_) => Err(Refusal::alert(Alert::InternalError, Outcome::HelloTimeout)),
@@ -57,16 +63,9 @@ impl Session {
         tcp: &mut TcpStream,
         buffer: &mut BytesMut,
     ) -> Result<EhloName, Refusal> {
-        let owner = self.ingress.registry.snapshot().by_address(self.open.local.ip()).cloned();
-        if let Some(owner) = &owner {
-            // Whom the connection is for is known already, so it can be refused at its cheapest.
-            let limit = self.settings.limits.sessions_per_box;
-            if self.ingress.boxes.place(owner.key).session(limit).is_none() {
-                return Err(Refusal::reply(BUSY, Outcome::BusyBox));
-            }
-        }
         let (client, address) = (self.open.client.ip(), self.open.local.ip());
-        let send_on = owner.is_none() && self.ingress.visits.sends_on(client, address);
+        let shared = self.ingress.registry.snapshot().by_address(address).is_none();
+        let send_on = shared && self.ingress.visits.sends_on(client, address);
         let mut preamble = Preamble::new(self.settings.hostname.as_str(), send_on);
         let gone = |preamble: &Preamble| Refusal::nothing(preamble.on_disconnect());
         self.say(tcp, &preamble.greeting()).await.map_err(|_| gone(&preamble))?;
@@ -93,6 +92,7 @@ impl Session {
                 }
                 Step::StartTls { reply } => {
                     buffer.clear();
+                    self.tls = true;
                     self.say(tcp, reply).await.map_err(|_| gone(&preamble))?;
                     return Ok(preamble.into_ehlo());
                 }
@@ -112,13 +112,18 @@ impl Session {
         buffer: &mut BytesMut,
     ) -> Result<Hello, Refusal> {
         let mut reader = HelloReader::default();
+        let mut large = None;
         loop {
-            let seen = buffer.len();
+            if buffer.len() > COMMON_HELLO && large.is_none() {
+                let place = self.ingress.large_hellos.clone().try_acquire_owned();
+                let busy = |_| Refusal::alert(Alert::InternalError, Outcome::Busy);
+                large = Some(place.map_err(busy)?);
+            }
             match self.read(tcp, buffer, MAX_HELLO).await {
                 Ok(0) | Err(_) => return Err(Refusal::nothing(Outcome::Disconnected)),
                 Ok(_) => {}
             }
-            match reader.read(&buffer[seen..]) {
+            match reader.read(buffer) {
                 Ok(None) => {}
                 Ok(Some(hello)) => return Ok(hello),
                 Err(HelloError::NotTls) => {

@@ -13,6 +13,7 @@ mod listener;
 mod offer;
 mod open;
 pub mod outcome;
+mod patience;
 pub mod preamble;
 mod refusal;
 mod session;
@@ -22,8 +23,10 @@ mod visits;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use listener::Listener;
@@ -36,6 +39,9 @@ use crate::metrics::Metrics;
 use crate::privacy::Privacy;
 use crate::registry::Registry;
 use crate::shield::Shield;
+
+/// How long the operator is told that all places were taken.
+const JUST_NOW: Duration = Duration::from_secs(60);
 
 /// What all sessions share.
 pub struct Ingress {
@@ -57,6 +63,9 @@ pub struct Ingress {
     pub shield: Shield,
     limits: Arc<limits::Limits>,
     visits: Arc<visits::Visits>,
+    large_hellos: Arc<Semaphore>,
+    /// Most sessions that this process has open files for.
+    room: usize,
 }
 
 impl Ingress {
@@ -68,6 +77,7 @@ impl Ingress {
         metrics: Metrics,
         draining: CancellationToken,
         privacy: Privacy,
+        room: usize,
     ) -> Self {
         let shield = Shield::new(&settings.load().shield, metrics.clone());
         Self {
@@ -81,6 +91,8 @@ impl Ingress {
             shield,
             limits: Arc::default(),
             visits: Arc::default(),
+            large_hellos: Arc::new(Semaphore::new(greet::LARGE_HELLOS)),
+            room,
         }
     }
 
@@ -93,5 +105,16 @@ impl Ingress {
     /// Sessions that are open.
     pub fn open_sessions(&self) -> usize {
         self.limits.open()
+    }
+
+    /// Sessions that may be open.
+    pub fn places(&self) -> usize {
+        self.settings.load().limits.sessions.min(self.room)
+    }
+
+    /// Whether all places were taken just now, so that connections that were not far yet had to go
+    /// for others.
+    pub fn was_full(&self) -> bool {
+        self.limits.full().is_some_and(|at| at.elapsed() < JUST_NOW)
     }
 }

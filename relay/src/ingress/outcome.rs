@@ -55,6 +55,8 @@ outcomes! {
     RatePrefix = "rate-prefix";
     /// More connections than the shield lets begin, for this box.
     RateBox = "rate-box";
+    /// It had no whole ClientHello yet when its place was needed for another.
+    Evicted = "evicted";
     /// The dialogue before TLS took too long.
     PreambleTimeout = "preamble-timeout";
     /// A command line was longer than 512 octets.

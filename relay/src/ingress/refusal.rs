@@ -12,6 +12,9 @@ use tokio::time::timeout;
 use super::alert::Alert;
 use super::outcome::Outcome;
 
+/// Said by a relay that has no room (RFC 5321 section 3.8): as the greeting, or later.
+pub(super) const BUSY: &str = "421 4.3.2 Too busy, try again later\r\n";
+
 /// How long a refused peer may take to see the refusal before the connection is dropped.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -41,6 +44,17 @@ impl Refusal {
     /// An alert of TLS.
     pub(super) fn alert(alert: Alert, outcome: Outcome) -> Self {
         Self { say: Say::Alert(alert), outcome }
+    }
+
+    /// Tells the sender what can be told without waiting. The connection is then to be dropped.
+    pub(super) fn leave(self, tcp: &TcpStream) {
+        let _ = match self.say {
+            Say::Nothing => Ok(0),
+            Say::Reply(reply) => tcp.try_write(reply.as_bytes()),
+            Say::Alert(alert) => tcp.try_write(&alert.record()),
+        };
+        // What was not read would make the end a reset, which may overtake these words.
+        let _ = tcp.try_read(&mut [0; 1024]);
     }
 
     /// Tells the sender, and ends the connection.

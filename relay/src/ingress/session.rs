@@ -7,16 +7,17 @@ use std::sync::Arc;
 use sealpost_tunnel::splice::{self, End, Server, Spliced};
 use sealpost_tunnel::{Carries, ServiceName, StreamHeader};
 use tokio::net::TcpStream;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::Ingress;
 use super::alert::Alert;
 use super::client_hello::Hello;
 use super::greet::Greeted;
+use super::limits::{Evicted, Permit};
 use super::offer::{Accepted, offer};
 use super::open::Listed;
 use super::outcome::Outcome;
-use super::refusal::Refusal;
+use super::refusal::{BUSY, Refusal};
 use super::visits::Visit;
 use crate::boxes::SessionPermit;
 use crate::config::Settings;
@@ -31,6 +32,9 @@ pub(super) struct Session {
     pub(super) open: Listed,
     /// Of a client at a shared address, until it is known what comes of it.
     visit: Option<Visit>,
+    pub(super) permit: Permit,
+    /// The sender was told to begin with TLS, and understands nothing else.
+    pub(super) tls: bool,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     /// Whether it is carried from its first byte.
@@ -41,32 +45,56 @@ impl Session {
     pub(super) fn new(
         ingress: Arc<Ingress>,
         settings: Arc<Settings>,
+        permit: Permit,
         client: SocketAddr,
         local: SocketAddr,
     ) -> Self {
         let visit = ingress.visit(client.ip(), local.ip());
         let open = ingress.sessions.enter(client, local);
-        Self { ingress, settings, open, visit, bytes_in: 0, bytes_out: 0, transparent: false }
+        Self {
+            ingress,
+            settings,
+            open,
+            visit,
+            permit,
+            tls: false,
+            bytes_in: 0,
+            bytes_out: 0,
+            transparent: false,
+        }
     }
 
     /// Runs the session to its end and writes its closing line.
-    pub(super) async fn run(self, tcp: TcpStream) {
+    pub(super) async fn run(self, tcp: TcpStream, evicted: Evicted) {
         let mut closing = ClosingLine { session: self, outcome: Outcome::Aborted };
-        closing.outcome = closing.session.drive(tcp).await;
+        closing.outcome = closing.session.drive(tcp, evicted).await;
     }
 
-    async fn drive(&mut self, mut tcp: TcpStream) -> Outcome {
-        // Boxed, so that a session which splices, mostly in silence, no longer owns the room that
-        // the phases before needed.
+    async fn drive(&mut self, mut tcp: TcpStream, mut evicted: Evicted) -> Outcome {
+        // Each phase is boxed, so that a session owns the room that its phase needs and not that of
+        // the ones before, which are over, nor of those behind, which may never come.
         let offered = Box::pin(async {
-            self.meet_shield_of_address(&tcp).await?;
-            if let Some(accepted) = self.carry_from_first_byte(&tcp).await? {
+            Box::pin(self.meet_shield_of_address(&tcp)).await?;
+            if let Some(accepted) = Box::pin(self.carry_from_first_byte(&tcp)).await? {
                 return Ok(accepted);
             }
             let greeted = self.greet(&mut tcp).await?;
-            self.offer(&tcp, greeted).await
-        })
-        .await;
+            Box::pin(self.offer(&tcp, greeted)).await
+        });
+        let offered = tokio::select! {
+            biased;
+            () = evicted.happened() => {
+                let refusal = if self.tls {
+                    Refusal::alert(Alert::InternalError, Outcome::Evicted)
+                } else {
+                    Refusal::reply(BUSY, Outcome::Evicted)
+                };
+                // Another waits for the place.
+                refusal.leave(&tcp);
+                return Outcome::Evicted;
+            }
+            offered = offered => offered,
+        };
         match offered {
             Ok((accepted, permit)) => {
                 self.open.is_carried();
@@ -76,14 +104,19 @@ impl Session {
                 let idle = self.settings.limits.idle;
                 let leaving = self.ingress.draining.cancelled();
                 let server = Server::InTunnel;
-                let spliced = splice::splice_until(tcp, stream, first, idle, server, leaving).await;
+                let splice = splice::splice_until(tcp, stream, first, idle, server, leaving);
+                let spliced = Box::pin(splice).await;
                 self.bytes_in += spliced.bytes_to_tunnel;
                 self.bytes_out += spliced.bytes_to_tcp;
                 outcome_of(&spliced)
             }
             Err(refusal) => {
                 let outcome = refusal.outcome;
-                Box::pin(refusal.tell(tcp)).await;
+                tokio::select! {
+                    biased;
+                    () = evicted.happened() => {}
+                    () = Box::pin(refusal.tell(tcp)) => {}
+                }
                 outcome
             }
         }
@@ -102,6 +135,7 @@ impl Session {
         let permit = place
             .session(self.settings.limits.sessions_per_box)
             .ok_or(Refusal::alert(Alert::InternalError, Outcome::BusyBox))?;
+        self.permit.settle();
         self.ingress.metrics.box_has(place.sessions());
         let privacy = self.ingress.privacy;
         info!(
@@ -226,6 +260,11 @@ impl Drop for ClosingLine {
             s.ingress.metrics.transparent_session_ended();
         }
         s.ingress.metrics.carried(s.bytes_in, s.bytes_out);
+        if *outcome == Outcome::Evicted {
+            // A flood must not get a line for each connection.
+            debug!(session = %s.open.id, client = %privacy.shown(s.open.client.ip()), "evicted");
+            return;
+        }
         info!(
             session = %s.open.id,
             client = %privacy.shown(s.open.client.ip()),

@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::greet::{BUSY, DRAINING};
+use super::greet::DRAINING;
 use super::offer::{Accepted, Miss, through};
 use super::outcome::Outcome;
-use super::refusal::Refusal;
+use super::refusal::{BUSY, Refusal};
 use super::session::{Session, sender_left};
 use crate::boxes::{Place, SessionPermit};
 
@@ -63,6 +63,7 @@ impl Session {
             return Ok(None);
         }
         self.transparent = true;
+        self.permit.settle();
         self.open.is_for(owner.clone());
         let privacy = self.ingress.privacy;
         info!(session = %self.open.id, r#box = privacy.named(&owner.name), "routed");

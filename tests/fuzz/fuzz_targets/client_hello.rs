@@ -5,9 +5,10 @@ use libfuzzer_sys::fuzz_target;
 use sealpost_relay::ingress::client_hello::{Hello, HelloError, HelloReader, MAX_HELLO};
 
 fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<Hello>, HelloError> {
-    let mut reader = HelloReader::default();
+    let (mut reader, mut wire) = (HelloReader::default(), Vec::new());
     for piece in pieces {
-        match reader.read(piece) {
+        wire.extend_from_slice(piece);
+        match reader.read(&wire) {
             Ok(None) => {}
             verdict => return verdict,
         }
