@@ -40,7 +40,7 @@ impl Names {
     /// Signs the zone made of `records` (one a line, absolute names) and serves it.
     pub fn start(network: &Network, records: &str) -> Result<Names> {
         let server = serve(network, records)?;
-        let resolver = resolve(network)?;
+        let resolver = resolve(&network.sender)?;
         Ok(Names { server, _resolver: resolver, serial: 1 })
     }
 
@@ -96,8 +96,13 @@ fn expect_start(machine: &Machine, name: &str, line: &str) -> Result<()> {
     })
 }
 
-fn resolve(network: &Network) -> Result<Process> {
-    let machine = &network.sender;
+/// Starts a resolver on another machine that looks names up, which must have the packages for it.
+pub fn resolve_at(network: &Network, machine: &Machine) -> Result<Process> {
+    machine.write(ANCHOR, &network.relay.read(ANCHOR))?;
+    resolve(machine)
+}
+
+fn resolve(machine: &Machine) -> Result<Process> {
     machine.write(
         "/etc/world/hints",
         &format!(". 60 IN NS ns.world.\nns.world. 60 IN A {NAME_SERVER}\n"),

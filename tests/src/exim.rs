@@ -10,6 +10,9 @@ use crate::sender::{SendingServer, Tls};
 
 pub(crate) const LOG: &str = "/var/log/exim4/mainlog";
 
+/// When scenarios say when to try again.
+const RETRIES: &str = "* * F,2d,1m";
+
 /// An Exim that sends. It runs for each message and each queue run; no daemon is needed.
 #[derive(Debug)]
 pub struct EximSender;
@@ -17,6 +20,11 @@ pub struct EximSender;
 impl EximSender {
     /// Configures it.
     pub fn start(machine: &Machine, tls: Tls) -> Result<EximSender> {
+        EximSender::start_with(machine, tls, RETRIES)
+    }
+
+    /// The same with other rules for when to try again, as they stand in its file.
+    pub fn start_with(machine: &Machine, tls: Tls, retries: &str) -> Result<EximSender> {
         // What Exim does by itself, DANE where there is a TLSA record, is both other cases.
         let avoid = match tls {
             Tls::Never => "hosts_avoid_tls = *",
@@ -36,8 +44,7 @@ impl EximSender {
                  dnssec_request_domains = *\n\
                  begin transports\n\
                  remote:\n  driver = smtp\n  dnssec_request_domains = *\n  {avoid}\n\
-                 begin retry\n\
-                 * * F,2d,1m\n"
+                 begin retry\n{retries}\n"
             ),
         )?;
         add_user(machine)?;
@@ -53,6 +60,12 @@ impl SendingServer for EximSender {
 
     fn flush(&self, machine: &Machine) -> Result<()> {
         machine.run("exim4 -qff").map(drop)
+    }
+
+    fn withdraw(&self, machine: &Machine) -> Result<()> {
+        machine
+            .run("for id in $(exim4 -bpr | awk '$4 ~ /</ {print $3}'); do exim4 -Mrm $id; done")
+            .map(drop)
     }
 
     fn queued(&self, machine: &Machine) -> Result<usize> {

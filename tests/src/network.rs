@@ -139,8 +139,20 @@ impl Network {
 
     /// Adds a machine, such as [`FURTHER_RELAY`], with packages of its own.
     pub fn add(&mut self, link: Link, packages: &[PathBuf]) -> Result<Arc<Machine>> {
-        let machine = Machine::start(link.name, packages, &crate::programs::directory()?)?;
-        self.connect(link, &machine)?;
+        self.add_at(link.name, link.near, link.far, packages)
+    }
+
+    /// Adds a machine at addresses of its own: `near` are those of `internet` on the link to it,
+    /// `far` are its.
+    pub fn add_at(
+        &mut self,
+        name: &str,
+        near: &[&str],
+        far: &[&str],
+        packages: &[PathBuf],
+    ) -> Result<Arc<Machine>> {
+        let machine = Machine::start(name, packages, &crate::programs::directory()?)?;
+        self.connect(name, near, far, &machine)?;
         let machine = Arc::new(machine);
         self.further.push(machine.clone());
         Ok(machine)
@@ -159,17 +171,17 @@ impl Network {
         self.internet.run(forward)?;
         self.nat.run(forward)?;
         for (link, machine) in LINKS.into_iter().zip([&self.sender, &self.relay, &self.nat]) {
-            self.connect(link, machine)?;
+            self.connect(link.name, link.near, link.far, machine)?;
         }
         join(&self.nat, "home", &["10.20.0.1/24"], &self.home, &["10.20.0.2/24"])?;
         self.home.run("ip route add default via 10.20.0.1")?;
         Ok(())
     }
 
-    fn connect(&self, link: Link, machine: &Machine) -> Result<()> {
-        join(&self.internet, link.name, link.near, machine, link.far)?;
+    fn connect(&self, name: &str, near: &[&str], far: &[&str], machine: &Machine) -> Result<()> {
+        join(&self.internet, name, near, machine, far)?;
         let mut routes = String::new();
-        for address in link.near {
+        for address in near {
             let gateway = address.split('/').next().unwrap_or(address);
             routes += &format!("ip route add default via {gateway}\n");
         }

@@ -24,28 +24,40 @@ const LIST: &str = include_str!("../debian-packages-unpacked");
 /// not done so yet. Several test programs may ask at once: one works, the others wait.
 pub fn unpacked(tree: &str) -> Result<PathBuf> {
     let packages = packages_of(tree)?;
+    kept(tree, &packages.join(" "), |home, root| {
+        let archives = home.join("archives");
+        download(&packages, &archives).with_context(|| format!("download {packages:?}"))?;
+        prepare(root)?;
+        for entry in fs::read_dir(&archives)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                unpack(&path, root).with_context(|| format!("unpack {}", path.display()))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The tree `tree`, made by `make` unless it is there already as `wanted`. `make` gets a directory to
+/// work in, and the one of the tree, which it must make.
+pub(crate) fn kept(
+    tree: &str,
+    wanted: &str,
+    make: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<PathBuf> {
     let home = Path::new(CACHE).join(tree);
     fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
     let lock = File::create(Path::new(CACHE).join("lock"))?;
     lock.lock().context("wait for another test's unpacking")?;
     let root = home.join("root");
     let complete = home.join("complete");
-    let wanted = packages.join(" ");
     if fs::read_to_string(&complete).is_ok_and(|unpacked| unpacked == wanted) {
         return Ok(root);
     }
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    let archives = home.join("archives");
-    download(&packages, &archives).with_context(|| format!("download {wanted}"))?;
-    prepare(&root)?;
-    for entry in fs::read_dir(&archives)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            unpack(&path, &root).with_context(|| format!("unpack {}", path.display()))?;
-        }
-    }
+    make(&home, &root)?;
     fs::write(&complete, wanted)?;
     Ok(root)
 }

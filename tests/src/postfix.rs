@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::certificate::{CERTIFICATE_FILE, KEY_FILE};
 use crate::home::{HomeServer, add_user, furnish, wait_until_gone};
 use crate::machine::Machine;
-use crate::message::{FROM, Message, TO};
+use crate::message::{FROM, Message};
 use crate::sender::{SendingServer, Tls};
 
 pub use crate::home::{BARE_PORT, PROXY_PORT};
@@ -61,6 +61,11 @@ pub struct PostfixSender;
 impl PostfixSender {
     /// Configures and starts it.
     pub fn start(machine: &Machine, tls: Tls) -> Result<PostfixSender> {
+        PostfixSender::start_with(machine, tls, "")
+    }
+
+    /// The same with settings that replace others, such as the times between attempts.
+    pub fn start_with(machine: &Machine, tls: Tls, more: &str) -> Result<PostfixSender> {
         let level = match tls {
             Tls::Dane => "dane",
             Tls::Opportunistic => "may",
@@ -70,7 +75,7 @@ impl PostfixSender {
         let settings = format!(
             "myhostname = mail.sender.example\nmydestination =\n\
              smtp_tls_security_level = {level}\nsmtp_dns_support_level = dnssec\n\
-             smtp_tls_loglevel = 1\n"
+             smtp_tls_loglevel = 1\n{more}\n"
         );
         start(machine, &settings, "")?;
         Ok(PostfixSender)
@@ -84,6 +89,10 @@ impl SendingServer for PostfixSender {
 
     fn flush(&self, machine: &Machine) -> Result<()> {
         machine.run("postqueue -f").map(drop)
+    }
+
+    fn withdraw(&self, machine: &Machine) -> Result<()> {
+        machine.run("postsuper -d ALL 2>/dev/null").map(drop)
     }
 
     fn queued(&self, machine: &Machine) -> Result<usize> {
@@ -225,8 +234,9 @@ pub fn bytes_coming_in(machine: &Machine) -> u64 {
     entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
-fn start(machine: &Machine, settings: &str, ports: &str) -> Result<()> {
-    machine.write("/etc/postfix/main.cf", &format!("{COMMON}{settings}"))?;
+/// Starts a mail server with these settings; `ports` are lines of its `master.cf`.
+pub fn start(machine: &Machine, settings: &str, ports: &str) -> Result<()> {
+    machine.write("/etc/postfix/main.cf", &last_of_each(&format!("{COMMON}{settings}")))?;
     machine.write("/etc/postfix/master.cf", &format!("{SERVICES}{ports}"))?;
     // What the packages' installation scripts would have done.
     add_user(machine, "postfix", 1501, "/var/spool/postfix")?;
@@ -245,7 +255,7 @@ fn start(machine: &Machine, settings: &str, ports: &str) -> Result<()> {
 pub(crate) fn submit(machine: &Machine, sendmail: &str, message: &Message) -> Result<()> {
     let mut child = machine
         .command(sendmail)
-        .args(["-i", "-f", FROM, TO])
+        .args(["-i", "-f", FROM, message.to()])
         .stdin(Stdio::piped())
         .spawn()
         .context("run sendmail")?;
@@ -253,4 +263,16 @@ pub(crate) fn submit(machine: &Machine, sendmail: &str, message: &Message) -> Re
     let status = child.wait()?;
     ensure!(status.success(), "{sendmail}: {status}");
     Ok(())
+}
+
+/// The settings without those that a later one replaces, about which Postfix would complain in each
+/// of its processes.
+fn last_of_each(settings: &str) -> String {
+    let key = |line: &str| line.split('=').next().map(|key| key.trim().to_owned());
+    let lines: Vec<&str> = settings.lines().collect();
+    let lasts = lines
+        .iter()
+        .enumerate()
+        .filter(|(at, line)| lines[at + 1..].iter().all(|later| key(later) != key(line)));
+    lasts.map(|(_, line)| format!("{line}\n")).collect()
 }

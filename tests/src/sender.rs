@@ -25,6 +25,8 @@ pub trait SendingServer {
     fn send(&self, machine: &Machine, message: &Message) -> Result<()>;
     /// Makes it try everything that waits in its queue.
     fn flush(&self, machine: &Machine) -> Result<()>;
+    /// Takes everything out of its queue.
+    fn withdraw(&self, machine: &Machine) -> Result<()>;
     /// How many messages wait in its queue.
     fn queued(&self, machine: &Machine) -> Result<usize>;
     /// Its log so far.

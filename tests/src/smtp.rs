@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Socket, Type};
 
 use crate::machine::Machine;
-use crate::message::{FROM, Message, TO};
+use crate::message::{FROM, Message};
 use crate::wait::wait_for;
 
 /// No read of a scenario's own sockets may hang longer.
@@ -130,7 +130,7 @@ pub fn serve_up_to_tls(stream: &mut TcpStream, after_starttls: &[u8]) -> Result<
 pub fn deliver(stream: &mut (impl Read + Write), message: &Message) -> Result<()> {
     command(stream, "EHLO mail.sender.example", "250")?;
     command(stream, &format!("MAIL FROM:<{FROM}>"), "250")?;
-    command(stream, &format!("RCPT TO:<{TO}>"), "250")?;
+    command(stream, &format!("RCPT TO:<{}>", message.to()), "250")?;
     command(stream, "DATA", "354")?;
     let mut data = Vec::new();
     for line in message.bytes().split_inclusive(|byte| *byte == b'\n') {
