@@ -401,6 +401,7 @@ fn every_file_of_the_programs_is_in_the_description_of_the_house() {
         "tests/src",
         "tests/tests",
         "tests/benches",
+        "tests/interop",
     ]
     .iter()
     .map(PathBuf::from)
