@@ -158,7 +158,7 @@ async fn flood(relay: &Relay, hello: Arc<[u8]>, rate: &AtomicU32, opened: &Arc<A
             due -= 100;
             at = (at + 1) % 60_000;
             let from = Ipv4Addr::from_bits(0x7f01_0001 + (at << 8));
-            let to = if at % 2 == 0 { SHARED } else { OWN };
+            let to = if at.is_multiple_of(2) { SHARED } else { OWN };
             let to = SocketAddr::from((to, relay.smtp.port()));
             let (hello, opened) = (hello.clone(), opened.clone());
             tokio::spawn(async move {

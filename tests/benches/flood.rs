@@ -79,7 +79,7 @@ fn measure(scene: &mut Scene, time: Duration, rate: u32) -> Result<()> {
     }
     processes.push(Flood::start(&crowd, "half-open", 0, NETWORKS, HALF_OPEN.into())?);
     let counts = || {
-        let all = processes.iter().map(|process| process.counts.lock().unwrap().clone());
+        let all = processes.iter().map(|process| *process.counts.lock().unwrap());
         all.fold([0; 4], |sum: [u64; 4], one| std::array::from_fn(|at| sum[at] + one[at]))
     };
     // The flood is there when each of its connections was opened once.
@@ -316,7 +316,7 @@ fn flood(kind: &str, first: u32, count: u32, rate: u32) -> Result<()> {
                     let _ = idle.send(at);
                 });
             }
-            if ticks % 20 == 0 {
+            if ticks.is_multiple_of(20) {
                 let [a, b, c, d] = counts.each_ref().map(|count| count.load(Relaxed));
                 println!("{a} {b} {c} {d}");
             }
@@ -348,7 +348,7 @@ async fn drip(tcp: &mut tokio::net::TcpStream, at: u32) -> Result<()> {
     const HELLO: &[u8] = include_bytes!("../hellos/openssl-3-sni.bin");
     let mut buffer = [0; 512];
     let mut octets = &b"EHLO a.very.slow.mail.server.example\r\n"[..];
-    if at % 2 == 0 {
+    if at.is_multiple_of(2) {
         for command in ["EHLO slow.example\r\n", "STARTTLS\r\n"] {
             let _ = tcp.read(&mut buffer).await?;
             tcp.write_all(command.as_bytes()).await?;
@@ -387,7 +387,7 @@ fn half_open(relay: SocketAddr, networks: u32, rate: u32) -> Result<()> {
         let (from, socket) = &sockets[(sent % networks) as usize];
         let port = u16::try_from(1024 + sent / networks % 60_000)?;
         let _ = socket.send(&syn(SocketAddrV6::new(*from, port, 0, 0), to, sent));
-        if sent % 50 == 0 {
+        if sent.is_multiple_of(50) {
             let due = Duration::from_secs_f64(f64::from(sent) / f64::from(rate));
             sleep(due.saturating_sub(began.elapsed()));
         }

@@ -24,13 +24,13 @@ const ALMOST_TEN_MINUTES: Duration = Duration::from_secs(590);
 const MEMORY: u32 = 30;
 
 #[test]
-#[ignore = "takes 10 minutes: ops/interop runs it"]
+#[ignore = "takes 10 minutes: ops/interop --patience runs it"]
 fn postfix_waits_590_seconds_for_the_answer_to_its_message() -> Result<()> {
     waits(From::Postfix(Tls::Dane), ALMOST_TEN_MINUTES)
 }
 
 #[test]
-#[ignore = "takes 10 minutes: ops/interop runs it"]
+#[ignore = "takes 10 minutes: ops/interop --patience runs it"]
 fn exim_waits_590_seconds_for_the_answer_to_its_message() -> Result<()> {
     waits(From::Exim(Tls::Dane), ALMOST_TEN_MINUTES)
 }

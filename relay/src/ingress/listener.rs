@@ -78,7 +78,7 @@ impl Listener {
                 Err(e) => debug!(error = %e, "accept failed"),
             }
             tell_full(&ingress, &mut told_full);
-            if count % ACCEPT_AT_ONCE == 0 {
+            if count.is_multiple_of(ACCEPT_AT_ONCE) {
                 tokio::task::yield_now().await;
             }
         }
