@@ -9,8 +9,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use sealpost_relay::pairs::PairRoles;
 use sealpost_relay::pairs::history::{GUARD, History, Left, Past, WINDOW};
+use sealpost_relay::pairs::{PairRoles, Part};
 use sealpost_relay::registry::{BoxRecord, Changed, Changes, Snapshot};
 use sealpost_relay::route::{NoRoute, RouteKey, Routed, Sni, route};
 use sealpost_tunnel::{AddressPair, Identity};
@@ -105,7 +105,7 @@ impl Model {
     /// A client comes to the second exchanger of a box; the box that it is led to.
     fn comes(&self, world: &mut World, sender: usize, r#box: usize) -> Option<String> {
         let (sender, pair) = (client(sender), self.pairs[r#box]);
-        let visit = world.history.arrive(sender, pair.second, world.now);
+        let visit = world.history.arrive(sender, pair.second, Part::Second, world.now);
         let past = world.history.past(sender, world.now);
         let led = self.route(pair.second, past).ok().map(|routed| {
             let sealpost_relay::route::By::Pair(pair) = routed.by else {
@@ -125,7 +125,7 @@ impl Model {
     fn is_at_first(&self, world: &mut World, sender: usize, r#box: usize, how: Left) {
         let (sender, first) = (client(sender), self.pairs[r#box].first);
         let sent_on = world.history.sends_on(sender, first, world.now);
-        let visit = world.history.arrive(sender, first, world.now).unwrap();
+        let visit = world.history.arrive(sender, first, Part::First, world.now).unwrap();
         // As the relay does it: who is turned away did not greet yet.
         let how = if sent_on && how != Left::Otherwise { Left::SentOn } else { how };
         world.history.leave(visit, how, world.now);

@@ -98,8 +98,10 @@ impl Ingress {
 
     /// A client that has connected to an address which boxes share.
     fn visit(&self, client: IpAddr, address: IpAddr) -> Option<visits::Visit> {
-        let shared = self.registry.snapshot().by_address(address).is_none();
-        shared.then(|| self.visits.arrive(client, address))
+        let snapshot = self.registry.snapshot();
+        let shared = snapshot.by_address(address).is_none();
+        let part = || snapshot.pair_roles().part(address.to_canonical());
+        shared.then(|| self.visits.arrive(client, address, part()))
     }
 
     /// Sessions that are open.

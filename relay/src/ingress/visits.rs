@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::pairs::Part;
 use crate::pairs::history::{History, Left, Past, VisitId, network_of};
 
 /// Each network is in one of these. 512 visits of about 64 octets in each are 4 MiB in all.
@@ -33,9 +34,9 @@ impl Default for Visits {
 }
 
 impl Visits {
-    /// `client` has connected to the shared `address`.
-    pub(crate) fn arrive(self: &Arc<Self>, client: IpAddr, address: IpAddr) -> Visit {
-        let id = self.piece(client).arrive(client, address, Instant::now());
+    /// `client` has connected to the shared `address`, which plays `part`.
+    pub(crate) fn arrive(self: &Arc<Self>, client: IpAddr, address: IpAddr, part: Part) -> Visit {
+        let id = self.piece(client).arrive(client, address, part, Instant::now());
         Visit { visits: self.clone(), client, id }
     }
 

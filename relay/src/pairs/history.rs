@@ -17,6 +17,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::Part;
 use crate::prefix::truncate;
 
 /// Within this time a client that failed at a first address comes to the second: Postfix, Exim and
@@ -59,6 +60,7 @@ struct Visit {
     id: VisitId,
     client: IpAddr,
     address: IpAddr,
+    part: Part,
     /// When it came to its state.
     at: Instant,
     state: State,
@@ -82,7 +84,7 @@ struct Over {
     unnamed: bool,
     /// The client has come back to this address after that: some try once more without TLS.
     returned: bool,
-    /// The client has gone on to another shared address after that.
+    /// The client has gone on to a second address after that.
     went_on: bool,
     /// The client is of a kind that must not be sent on.
     stays: bool,
@@ -133,10 +135,17 @@ impl History {
         }
     }
 
-    /// `client` has connected to the shared `address`. `None` when there is no room to keep it;
+    /// `client` has connected to the shared `address`, which plays `part`. `None` when there is no room to keep it;
     /// then nothing is concluded about its network for a while.
-    pub fn arrive(&mut self, client: IpAddr, address: IpAddr, now: Instant) -> Option<VisitId> {
+    pub fn arrive(
+        &mut self,
+        client: IpAddr,
+        address: IpAddr,
+        part: Part,
+        now: Instant,
+    ) -> Option<VisitId> {
         self.forget(now);
+        self.thin_out(client, now);
         let network = network_of(client);
         let of_client = self.visits.iter().filter(|visit| visit.client == client).count();
         let same = |visit: &&Visit| network_of(visit.client) == network;
@@ -146,12 +155,15 @@ impl History {
             self.be_blind(network, now + GUARD);
             return None;
         }
-        for over in self.over_of(client, |visit| visit.address != address) {
-            over.went_on = true;
+        if part == Part::Second {
+            for over in self.over_of(client, |visit| visit.address != address) {
+                over.went_on = true;
+            }
         }
         let id = VisitId(self.next);
         self.next += 1;
-        self.visits.push_back(Visit { id, client, address, at: now, state: State::Open });
+        let state = State::Open;
+        self.visits.push_back(Visit { id, client, address, part, at: now, state });
         Some(id)
     }
 
@@ -160,7 +172,7 @@ impl History {
         let Ok(index) = self.visits.binary_search_by_key(&id.0, |visit| visit.id.0) else {
             return;
         };
-        let (client, address) = (self.visits[index].client, self.visits[index].address);
+        let Visit { client, address, part, .. } = self.visits[index];
         let ends = match how {
             Left::Served => {
                 // Its next visits will name somebody, too, and must not be sent on.
@@ -170,6 +182,8 @@ impl History {
                 None
             }
             Left::Plain | Left::SentOn if self.returns(client, address, now) => None,
+            // Nobody comes from there, and it says nothing of the kind of client.
+            Left::Otherwise if part != Part::First => None,
             _ => Some(Over {
                 unnamed: matches!(how, Left::Unnamed | Left::SentOn),
                 returned: how != Left::Unnamed,
@@ -285,6 +299,25 @@ impl History {
         });
     }
 
+    /// Of visits of `client` to one address that are only reasons to doubt the newest says all, so
+    /// that a client which fails often is not one that does too much.
+    fn thin_out(&mut self, client: IpAddr, now: Instant) {
+        let mut newer: Vec<(IpAddr, bool)> = Vec::new();
+        for index in (0..self.visits.len()).rev() {
+            let visit = &self.visits[index];
+            let State::Over(over) = visit.state else { continue };
+            if visit.client != client {
+                continue;
+            }
+            let said = newer.contains(&(visit.address, over.waits()));
+            if said && now.duration_since(visit.at) >= WINDOW {
+                self.visits.remove(index);
+            } else if !said {
+                newer.push((visit.address, over.waits()));
+            }
+        }
+    }
+
     /// Removes the oldest visit that is over, and remembers of it that it is missing.
     fn make_room(&mut self, now: Instant) -> bool {
         let oldest = self.visits.iter().position(|visit| visit.state != State::Open);
@@ -359,7 +392,8 @@ mod tests {
 
     /// A client that arrives and ends its visit at once.
     fn visit(history: &mut History, client: IpAddr, address: IpAddr, how: Left, now: Instant) {
-        if let Some(id) = history.arrive(client, address, now) {
+        let part = if address == first() { Part::First } else { Part::Second };
+        if let Some(id) = history.arrive(client, address, part, now) {
             history.leave(id, how, now);
         }
     }
@@ -443,9 +477,29 @@ mod tests {
         let now = Instant::now();
         let mut history = History::new(now);
         let client = IpAddr::from(CLIENT);
-        history.arrive(client, first(), now).unwrap();
+        history.arrive(client, first(), Part::First, now).unwrap();
         let open = CameFrom { address: first(), lately: false };
         assert_eq!(history.past(client, now + GUARD * 2).came_from, [open]);
+    }
+
+    #[test]
+    fn a_client_that_fails_often_is_still_led() {
+        let now = Instant::now();
+        let mut history = History::new(now);
+        let client = IpAddr::from(CLIENT);
+        let second = ip("192.0.2.2");
+        // As while the relay is full, every 5 s for 10 minutes.
+        let mut later = now;
+        for _ in 0..120 {
+            later += WINDOW / 2;
+            visit(&mut history, client, first(), Left::Otherwise, later);
+            visit(&mut history, client, second, Left::Otherwise, later);
+            visit(&mut history, client, second, Left::Unnamed, later);
+        }
+        assert!(history.len() < 10, "{} visits", history.len());
+        let past = history.past(client, later);
+        let lately = |from: &CameFrom| from.address == first() && from.lately;
+        assert!(!past.blind && past.came_from.iter().any(lately));
     }
 
     #[test]

@@ -29,6 +29,17 @@ pub struct PairRoles {
     pub second: Vec<IpAddr>,
 }
 
+/// The part that a shared address plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Of an exchanger that is tried first: who was here may come to a second one.
+    First,
+    /// Of an exchanger that is tried next.
+    Second,
+    /// None: boxes are told apart by names alone.
+    Neither,
+}
+
 /// Why a choice of addresses makes no pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RolesError {
@@ -91,6 +102,17 @@ impl PairRoles {
         let mut found: Vec<_> = canonical.filter(|a| !self.second.contains(a)).collect();
         found.sort_by_key(|address| self.first.contains(address));
         found
+    }
+
+    /// The part of `address`.
+    pub fn part(&self, address: IpAddr) -> Part {
+        if self.first.contains(&address) {
+            Part::First
+        } else if self.second.contains(&address) {
+            Part::Second
+        } else {
+            Part::Neither
+        }
     }
 
     /// All pairs.
