@@ -84,7 +84,7 @@ struct Over {
     unnamed: bool,
     /// The client has come back to this address after that: some try once more without TLS.
     returned: bool,
-    /// The client has gone on to a second address after that.
+    /// The client has gone on to a second address soon after that.
     went_on: bool,
     /// The client is of a kind that must not be sent on.
     stays: bool,
@@ -156,7 +156,9 @@ impl History {
             return None;
         }
         if part == Part::Second {
-            for over in self.over_of(client, |visit| visit.address != address) {
+            // Later it would be another attempt, and it may well begin here.
+            let lately = |visit: &Visit| now.duration_since(visit.at) < WINDOW;
+            for over in self.over_of(client, |visit| visit.address != address && lately(visit)) {
                 over.went_on = true;
             }
         }
@@ -456,6 +458,9 @@ mod tests {
         assert!(history.past(waits, later).came_from[0].lately);
         history.spend(waits, first(), later);
         assert!(history.sends_on(waits, first(), later), "the next message, too");
+        // Another attempt may begin at the second exchanger, and being sent on is not going on.
+        visit(&mut history, waits, second, Left::Unnamed, later);
+        assert!(history.sends_on(waits, first(), later + WINDOW));
         history.forget(now + STUCK);
         assert!(history.is_empty());
     }
