@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use sealpost_tests::clock::WrongClock;
 use sealpost_tests::network::FURTHER_BOX;
+use sealpost_tests::postfix::PROXY_PORT;
 use sealpost_tests::scene::{At, From, Scene, Setup, scenario};
 use sealpost_tests::sealpost::{
     self, AGENT_FILE, agent_does, agent_tries, expect_ready, invite, proof, relay_does, relay_says,
@@ -124,7 +125,9 @@ fn a_box_gets_mail_with_a_clock_of_2090() -> Result<()> {
 fn gets_mail_in(scene: &mut Scene, date: &str) -> Result<()> {
     let url = invite(&scene.network.relay, "home")?;
     let clock = WrongClock::on(&scene.network.home, date)?;
-    clock.agent_tries(&format!("join '{url}' --service 127.0.0.1:25 --yes"))?.expect(0)?;
+    clock
+        .agent_tries(&format!("join '{url}' --service 127.0.0.1:{PROXY_PORT} --yes"))?
+        .expect(0)?;
     scene.agent = Some(clock.start_agent()?);
     expect_ready(&scene.network.home)?;
     let log = scene.network.home.read("/var/log/agent.log");

@@ -7,6 +7,7 @@ use sealpost_tests::machine::Machine;
 use sealpost_tests::mailbox::{self, expect_empty};
 use sealpost_tests::message::Message;
 use sealpost_tests::network::{FURTHER_BOX, FURTHER_RELAY_V4, RELAY_SHARED_V4};
+use sealpost_tests::postfix::PROXY_PORT;
 use sealpost_tests::scene::{Scene, Setup, scenario};
 use sealpost_tests::sealpost::{
     self, AGENT_FILE, RelayFile, agent_does, agent_tries, expect_ready, expect_status, invite,
@@ -57,8 +58,8 @@ fn a_bare_box_with_the_kit_gets_the_mail_and_the_stolen_one_is_shut_out() -> Res
         bare.write("/var/tmp/kit.txt", kit.context("the kit")?)?;
 
         let began = Instant::now();
-        let recover = "recover /var/tmp/kit.txt --service 127.0.0.1:25 --yes";
-        let said = agent_does(&bare, recover)?;
+        let recover = format!("recover /var/tmp/kit.txt --service 127.0.0.1:{PROXY_PORT} --yes");
+        let said = agent_does(&bare, &recover)?;
         expect_cut(scene, began)?;
         ensure!(said.contains("the old key is revoked"), "{said}");
         let _agent = sealpost::start_agent(&bare)?;
