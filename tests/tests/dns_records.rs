@@ -34,6 +34,9 @@ fn a_sender_that_names_nobody_comes_by_the_pair() -> Result<()> {
     let from = From::Postfix(Tls::Opportunistic);
     scenario(Setup { from, relay: PAIRS, ..Setup::STANDARD }, |scene| {
         relay_does(&scene.network.relay, &format!("address remove {RELAY_OWN_V4}"))?;
+        wait_until("the relay to know that", Duration::from_secs(10), || {
+            Ok(!agent_does(&scene.network.home, "dns")?.contains(RELAY_OWN_V4))
+        })?;
         let printed = publish_what_is_printed(scene)?;
         let [first, second] = ["20 mx2.home.example", "30 mx3.home.example"].map(|exchanger| {
             let (_, name) = exchanger.split_once(' ').unwrap_or_default();
