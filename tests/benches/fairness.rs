@@ -43,6 +43,8 @@ const SHARED: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const ROUND: Duration = Duration::from_secs(10);
 /// Between two measured senders.
 const PAUSE: Duration = Duration::from_millis(10);
+/// A measured sender that waits so long has not been served.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// For what a round left behind.
 const SETTLE: Duration = Duration::from_secs(2);
 /// How long a connection of the flood stays if the relay leaves it.
@@ -137,6 +139,7 @@ fn measure(relay: &Relay, hellos: &[Vec<u8>]) -> Vec<f64> {
         from.connect(&SocketAddr::from((SHARED, relay.smtp.port())).into()).unwrap();
         let mut tcp = TcpStream::from(from);
         tcp.set_nodelay(true).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         up_to_tls(&mut tcp).unwrap();
         tcp.write_all(hello).unwrap();
         tcp.read_exact(&mut [0; 1]).unwrap();

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use sealpost_tests::crowd;
 use sealpost_tests::machine::Machine;
 use sealpost_tests::message::Message;
-use sealpost_tests::network::{RELAY_SHARED_V4, RELAY_SHARED_V6};
+use sealpost_tests::network::RELAY_SHARED_V6;
 use sealpost_tests::scene::{MX_NAME, Scene, Setup, scenario};
 use sealpost_tests::smtp::{deliver, up_to_tls};
 use sealpost_tests::tls_client::TlsClient;
@@ -47,7 +47,7 @@ const QUIET: usize = 200;
 /// Messages that a Postfix sends in the flood, beside those that are measured.
 const BY_POSTFIX: usize = 20;
 /// The relay's own memory may not be more than this, whatever comes.
-const CAP: u64 = 128 << 20;
+const CAP: u64 = 128_000_000;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -58,7 +58,9 @@ fn main() -> Result<()> {
     let mut numbers = arguments.iter().filter_map(|argument| argument.parse().ok());
     let seconds = numbers.next().unwrap_or(120);
     let rate = u32::try_from(numbers.next().unwrap_or(4_000))?;
-    scenario(Setup::STANDARD, |scene| measure(scene, Duration::from_secs(seconds), rate))
+    // Senders come by the listener that is flooded: each has a queue of its own in the kernel.
+    let setup = Setup { mx: RELAY_SHARED_V6, ..Setup::STANDARD };
+    scenario(setup, |scene| measure(scene, Duration::from_secs(seconds), rate))
 }
 
 fn measure(scene: &mut Scene, time: Duration, rate: u32) -> Result<()> {
@@ -91,6 +93,7 @@ fn measure(scene: &mut Scene, time: Duration, rate: u32) -> Result<()> {
     println!("{total} connections were opened once in {:.1?}", began.elapsed());
     let evicted_before = outcomes(scene)?;
     let opened_before = counts()[0];
+    let (cpu_before, unheard_before) = (cpu(&scene.network.relay)?, unheard(&scene.network.relay)?);
     let began = Instant::now();
     let mut by_postfix = 0;
     let open = AtomicU64::new(0);
@@ -119,6 +122,14 @@ fn measure(scene: &mut Scene, time: Duration, rate: u32) -> Result<()> {
          {failed} failed); on average {} were open, {open_now} at the end",
         (opened - opened_before) as f64 / took,
         open.load(Relaxed) / samples.load(Relaxed).max(1)
+    );
+    let (cpu, unheard) = (cpu(&scene.network.relay)?, unheard(&scene.network.relay)?);
+    println!(
+        "  the relay used {:.0} % of a processor itself and {:.0} % in the kernel; {} times its queue of \
+         new connections was full",
+        (cpu[0] - cpu_before[0]) / took * 100.0,
+        (cpu[1] - cpu_before[1]) / took * 100.0,
+        unheard - unheard_before
     );
     let peak = memory(&scene.network.relay, "VmHWM:")?;
     println!(
@@ -215,7 +226,7 @@ fn send(certificate: &Certificate, more: impl Fn(usize) -> bool) -> Result<Sent>
 fn send_one(certificate: &Certificate) -> Result<Duration> {
     const PATIENCE: Duration = Duration::from_secs(30);
     let client = TlsClient::new(MX_NAME, certificate)?;
-    let relay = SocketAddr::new(RELAY_SHARED_V4.parse()?, 25);
+    let relay = SocketAddr::new(RELAY_SHARED_V6.parse()?, 25);
     let began = Instant::now();
     let mut stream = std::net::TcpStream::connect_timeout(&relay, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -233,6 +244,25 @@ fn memory(relay: &Machine, what: &str) -> Result<u64> {
     let status = relay.run("cat /proc/$(cat /run/relay.pid)/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(what)).context("the memory")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+/// Seconds of a processor that the relay has used, itself and in the kernel.
+fn cpu(relay: &Machine) -> Result<[f64; 2]> {
+    const TICKS: f64 = 100.0;
+    let stat = relay.run("cat /proc/$(cat /run/relay.pid)/stat")?;
+    let behind_name = stat.rsplit(") ").next().context("the times")?;
+    let times: Vec<f64> =
+        behind_name.split(' ').skip(11).map_while(|time| time.parse().ok()).collect();
+    Ok([times[0] / TICKS, times[1] / TICKS])
+}
+
+/// How often the kernel dropped a connection because the relay had not taken those before it.
+fn unheard(relay: &Machine) -> Result<u64> {
+    let table = relay.run("grep ^TcpExt: /proc/net/netstat")?;
+    let mut lines = table.lines().map(|line| line.split(' '));
+    let (names, counts) = (lines.next().context("names")?, lines.next().context("counts")?);
+    let mut found = names.zip(counts).filter(|(name, _)| *name == "ListenOverflows");
+    Ok(found.next().context("the counter")?.1.parse()?)
 }
 
 fn outcomes(scene: &Scene) -> Result<Vec<(String, u64)>> {
