@@ -8,6 +8,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot be set up has failed")]
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV6};
 use std::process::{Child, Command, Stdio};
@@ -93,7 +94,7 @@ fn measure(scene: &mut Scene, time: Duration, rate: u32) -> Result<()> {
     println!("{total} connections were opened once in {:.1?}", began.elapsed());
     let evicted_before = outcomes(scene)?;
     let opened_before = counts()[0];
-    let (cpu_before, unheard_before) = (cpu(&scene.network.relay)?, unheard(&scene.network.relay)?);
+    let (cpu_before, counted_before) = (cpu(&scene.network.relay)?, counted(&scene.network.relay)?);
     let began = Instant::now();
     let mut by_postfix = 0;
     let open = AtomicU64::new(0);
@@ -123,13 +124,13 @@ fn measure(scene: &mut Scene, time: Duration, rate: u32) -> Result<()> {
         (opened - opened_before) as f64 / took,
         open.load(Relaxed) / samples.load(Relaxed).max(1)
     );
-    let (cpu, unheard) = (cpu(&scene.network.relay)?, unheard(&scene.network.relay)?);
+    let (cpu, counted) = (cpu(&scene.network.relay)?, counted(&scene.network.relay)?);
+    let [unheard, half_open] = [0, 1].map(|at| counted[at] - counted_before[at]);
     println!(
-        "  the relay used {:.0} % of a processor itself and {:.0} % in the kernel; {} times its queue of \
-         new connections was full",
+        "  the relay used {:.0} % of a processor itself and {:.0} % in the kernel; {unheard} times its queue of \
+         new connections was full; {half_open} handshakes got a cookie",
         (cpu[0] - cpu_before[0]) / took * 100.0,
-        (cpu[1] - cpu_before[1]) / took * 100.0,
-        unheard - unheard_before
+        (cpu[1] - cpu_before[1]) / took * 100.0
     );
     let peak = memory(&scene.network.relay, "VmHWM:")?;
     println!(
@@ -159,6 +160,7 @@ fn measure(scene: &mut Scene, time: Duration, rate: u32) -> Result<()> {
     );
     ensure!(flooded.delivered == flooded.tried, "mail was not delivered");
     ensure!(count("status=sent") >= BY_POSTFIX, "Postfix could not deliver all");
+    ensure!(half_open > 0, "no handshake was left half open");
     ensure!(peak <= CAP, "more memory than the cap");
     Ok(())
 }
@@ -256,13 +258,16 @@ fn cpu(relay: &Machine) -> Result<[f64; 2]> {
     Ok([times[0] / TICKS, times[1] / TICKS])
 }
 
-/// How often the kernel dropped a connection because the relay had not taken those before it.
-fn unheard(relay: &Machine) -> Result<u64> {
+/// What the relay's kernel counted: how often it dropped a connection because the relay had not taken
+/// those before it, and how many handshakes it answered with a cookie instead of memory, which it does
+/// when too many are half open.
+fn counted(relay: &Machine) -> Result<[u64; 2]> {
     let table = relay.run("grep ^TcpExt: /proc/net/netstat")?;
     let mut lines = table.lines().map(|line| line.split(' '));
     let (names, counts) = (lines.next().context("names")?, lines.next().context("counts")?);
-    let mut found = names.zip(counts).filter(|(name, _)| *name == "ListenOverflows");
-    Ok(found.next().context("the counter")?.1.parse()?)
+    let counters: HashMap<_, _> = names.zip(counts).collect();
+    let count = |name| anyhow::Ok(counters.get(name).context(name)?.parse()?);
+    Ok([count("ListenOverflows")?, count("SyncookiesSent")?])
 }
 
 fn outcomes(scene: &Scene) -> Result<Vec<(String, u64)>> {
@@ -286,6 +291,8 @@ impl Flood {
     fn start(from: &Machine, kind: &str, first: u32, count: u32, rate: u64) -> Result<Self> {
         let mut child = Command::new("nsenter")
             .args([&format!("--target={}", from.pid()), "--net"])
+            // A flood comes from other machines: the relay and the senders here go first.
+            .args(["nice", "--adjustment=19"])
             .arg(std::env::current_exe()?)
             .args([kind, &first.to_string(), &count.to_string(), &rate.to_string()])
             .stdin(Stdio::piped())
@@ -402,21 +409,18 @@ async fn drip(tcp: &mut tokio::net::TcpStream, at: u32) -> Result<()> {
 
 /// Begins `rate` handshakes a second from addresses that nobody answers for.
 fn half_open(relay: SocketAddr, networks: u32, rate: u32) -> Result<()> {
+    /// A raw socket of this protocol sends whole packets and receives none. Sockets for TCP would
+    /// each be offered every segment of the flood, in the time of whoever sent it: the relay.
+    const IPPROTO_RAW: i32 = 255;
     let SocketAddr::V6(to) = relay else { unreachable!() };
-    let mut sockets = Vec::new();
-    for network in 0..networks {
-        let from = crowd::unreachable(network, 1);
-        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::TCP))?;
-        socket.bind(&SocketAddrV6::new(from, 0, 0, 0).into())?;
-        // A raw socket has no ports.
-        socket.connect(&SocketAddrV6::new(*to.ip(), 0, 0, 0).into())?;
-        sockets.push((from, socket));
-    }
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(IPPROTO_RAW)))?;
+    // A raw socket has no ports.
+    socket.connect(&SocketAddrV6::new(*to.ip(), 0, 0, 0).into())?;
     let began = Instant::now();
     for sent in 0u32.. {
-        let (from, socket) = &sockets[(sent % networks) as usize];
         let port = u16::try_from(1024 + sent / networks % 60_000)?;
-        let _ = socket.send(&syn(SocketAddrV6::new(*from, port, 0, 0), to, sent));
+        let from = SocketAddrV6::new(crowd::unreachable(sent % networks, 1), port, 0, 0);
+        socket.send(&syn(from, to, sent))?;
         if sent.is_multiple_of(50) {
             let due = Duration::from_secs_f64(f64::from(sent) / f64::from(rate));
             sleep(due.saturating_sub(began.elapsed()));
@@ -425,20 +429,23 @@ fn half_open(relay: SocketAddr, networks: u32, rate: u32) -> Result<()> {
     Ok(())
 }
 
-/// A SYN (RFC 9293 section 3.1) over IPv6 (RFC 8200 section 8.1).
+/// The packet of a SYN: RFC 8200 section 3, RFC 9293 section 3.1.
 fn syn(from: SocketAddrV6, to: SocketAddrV6, sequence: u32) -> Vec<u8> {
-    const HEADER: [u8; 2] = [20, 6];
+    const LENGTH: u8 = 20;
+    const TCP: u8 = 6;
+    const HOP_LIMIT: u8 = 64;
     let mut segment = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
     segment.extend(sequence.wrapping_mul(2_654_435_761).to_be_bytes());
     // No acknowledgement; 5 words, SYN; window; checksum and urgent pointer.
     segment.extend([0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
-    let covered =
-        [&from.ip().octets()[..], &to.ip().octets(), &[0, HEADER[0], 0, HEADER[1]], &segment];
-    let words = covered.concat();
+    let addresses = [from.ip().octets(), to.ip().octets()].concat();
+    // The checksum covers a pseudo-header too: RFC 8200 section 8.1.
+    let words = [&addresses[..], &[0, LENGTH, 0, TCP], &segment].concat();
     let sum: u32 = words.chunks(2).map(|two| u32::from(u16::from_be_bytes([two[0], two[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     let checksum = !u16::try_from(folded).unwrap_or(u16::MAX);
     segment[16..18].copy_from_slice(&checksum.to_be_bytes());
-    segment
+    let version = [0x60, 0, 0, 0];
+    [&version[..], &[0, LENGTH, TCP, HOP_LIMIT], &addresses, &segment].concat()
 }
