@@ -193,9 +193,10 @@ impl Processors {
     }
 }
 
-/// The process of the flood. It ends with this one.
+/// The process of the flood. It ends when this is dropped.
 struct Flood {
-    say: ChildStdin,
+    child: Child,
+    say: Option<ChildStdin>,
     hear: BufReader<ChildStdout>,
 }
 
@@ -210,25 +211,31 @@ impl Flood {
             .spawn()
             .unwrap();
         let (say, hear) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { say, hear: BufReader::new(hear) }
+        Self { child, say: Some(say), hear: BufReader::new(hear) }
     }
 
     /// From now on so many connections a second.
     fn set(&mut self, rate: u32) {
-        writeln!(self.say, "{rate}").unwrap();
-        self.answer();
+        self.ask(&rate.to_string());
     }
 
     /// How many connections there were.
     fn opened(&mut self) -> u64 {
-        writeln!(self.say, "opened").unwrap();
-        self.answer()
+        self.ask("opened")
     }
 
-    fn answer(&mut self) -> u64 {
+    fn ask(&mut self, what: &str) -> u64 {
+        writeln!(self.say.as_ref().unwrap(), "{what}").unwrap();
         let mut line = String::new();
         self.hear.read_line(&mut line).unwrap();
         line.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        drop(self.say.take());
+        let _ = self.child.wait();
     }
 }
 
