@@ -1,0 +1,174 @@
+//! Names as they are looked up: in lower case, with the places of their labels, and without a heap.
+
+/// Octets of the longest name (RFC 1035 section 2.3.4).
+pub const MAX_OCTETS: usize = 255;
+/// Labels of the name with the most of them, without the root.
+const MAX_LABELS: usize = 127;
+/// Octets of the longest label; what is larger is a pointer (RFC 1035 section 4.1.4) or nothing.
+pub const MAX_LABEL: u8 = 63;
+
+/// A name in wire format without compression, in lower case.
+#[derive(Clone)]
+pub struct Lower {
+    octets: [u8; MAX_OCTETS],
+    len: u8,
+    /// Where each label begins, the leftmost first.
+    starts: [u8; MAX_LABELS],
+    labels: u8,
+}
+
+impl Lower {
+    /// Reads a name without compression from the beginning of `wire`; none if there is not a whole
+    /// one. Its length is `as_wire().len()`.
+    pub fn read(wire: &[u8]) -> Option<Self> {
+        let mut name = Self { octets: [0; MAX_OCTETS], len: 0, starts: [0; MAX_LABELS], labels: 0 };
+        let mut at = 0;
+        loop {
+            let length = *wire.get(at)?;
+            if length == 0 {
+                break;
+            }
+            let end = at + 1 + usize::from(length);
+            // The root follows, so that the last octet is never a label's.
+            if length > MAX_LABEL || end >= MAX_OCTETS {
+                return None;
+            }
+            name.starts[usize::from(name.labels)] = at as u8;
+            name.labels += 1;
+            name.octets[at..end].copy_from_slice(wire.get(at..end)?);
+            at = end;
+        }
+        name.len = at as u8 + 1;
+        // A length is less than 64 and so never a letter.
+        name.octets[..at].make_ascii_lowercase();
+        Some(name)
+    }
+
+    /// The whole name with its root.
+    pub fn as_wire(&self) -> &[u8] {
+        &self.octets[..usize::from(self.len)]
+    }
+
+    /// Labels without the root.
+    pub fn labels(&self) -> usize {
+        usize::from(self.labels)
+    }
+
+    /// Where the last `labels` labels begin.
+    fn start(&self, labels: usize) -> usize {
+        match self.labels().checked_sub(labels) {
+            Some(skip) if labels > 0 => usize::from(self.starts[skip]),
+            _ => usize::from(self.len) - 1,
+        }
+    }
+
+    /// The name made of the last `labels` labels, with its root.
+    pub fn suffix(&self, labels: usize) -> &[u8] {
+        &self.as_wire()[self.start(labels)..]
+    }
+
+    /// The labels between the last `labels` labels, which it leaves out, and the last `until`.
+    pub fn between(&self, labels: usize, until: usize) -> &[u8] {
+        &self.octets[self.start(until)..self.start(labels)]
+    }
+
+    /// Whether it ends with the whole of `apex`, a name of `labels` labels in lower case.
+    pub fn is_within(&self, apex: &[u8], labels: usize) -> bool {
+        self.labels() >= labels && self.suffix(labels) == apex
+    }
+}
+
+/// The labels of a name in wire format without its root, the leftmost first.
+pub fn labels(mut wire: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (&length, rest) = wire.split_first()?;
+        if length == 0 || length > MAX_LABEL {
+            return None;
+        }
+        let (label, rest) = rest.split_at_checked(usize::from(length))?;
+        wire = rest;
+        Some(label)
+    })
+}
+
+/// Octets that compare as names do in canonical order (RFC 4034 section 6.1): the labels from the right
+/// in lower case, each ended by a zero. `labels` are those of a name, the leftmost first.
+pub fn sort_key(labels: &[u8], key: &mut Vec<u8>) {
+    /// What stands for an octet that a zero could be mistaken for, and itself.
+    const ESCAPE: u8 = 1;
+    key.clear();
+    let all: Vec<&[u8]> = self::labels(labels).collect();
+    for label in all.iter().rev() {
+        for octet in label.iter().map(u8::to_ascii_lowercase) {
+            if octet <= ESCAPE {
+                key.push(ESCAPE);
+            }
+            key.push(if octet <= ESCAPE { octet + ESCAPE } else { octet });
+        }
+        key.push(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(name: &str) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for label in name.split('.').filter(|label| !label.is_empty()) {
+            wire.push(label.len() as u8);
+            wire.extend(label.bytes());
+        }
+        wire.push(0);
+        wire
+    }
+
+    #[test]
+    fn a_name_is_read_and_taken_apart() {
+        let name = Lower::read(&wire("Www.Example.COM")).unwrap();
+        assert_eq!(name.as_wire(), wire("www.example.com"));
+        assert_eq!(name.labels(), 3);
+        assert_eq!(name.suffix(2), wire("example.com"));
+        assert_eq!(name.suffix(3), name.as_wire());
+        assert_eq!(name.suffix(0), [0]);
+        assert_eq!(name.between(2, 3), b"\x03www");
+        assert_eq!(name.between(2, 2), b"");
+        assert!(name.is_within(&wire("example.com"), 2));
+        assert!(!name.is_within(&wire("ample.com"), 2));
+        assert_eq!(Lower::read(&[0]).unwrap().as_wire(), [0]);
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for bad in [&b""[..], b"\x03ab", b"\x03abc", b"\xc0\x0c", b"\x40"] {
+            assert!(Lower::read(bad).is_none(), "{bad:?}");
+        }
+        let mut longest: Vec<u8> = b"\x01a".repeat(127);
+        longest.push(0);
+        assert_eq!(Lower::read(&longest).unwrap().as_wire().len(), 255);
+        longest.splice(..0, *b"\x01a");
+        assert!(Lower::read(&longest).is_none());
+    }
+
+    #[test]
+    fn keys_have_the_canonical_order() {
+        // The example of RFC 4034 section 6.1.
+        let order: [&[u8]; 8] = [
+            b"\x07example\x00",
+            b"\x01a\x07example\x00",
+            b"\x08yljkjljk\x01a\x07example\x00",
+            b"\x01Z\x01a\x07example\x00",
+            b"\x04zABC\x01a\x07EXAMPLE\x00",
+            b"\x01z\x07example\x00",
+            b"\x01\x01\x01z\x07example\x00",
+            b"\x01\xc8\x01z\x07example\x00",
+        ];
+        let key = |name: &[u8]| {
+            let mut key = Vec::new();
+            sort_key(name, &mut key);
+            key
+        };
+        let keys: Vec<_> = order.into_iter().map(key).collect();
+        assert!(keys.is_sorted());
+    }
+}
