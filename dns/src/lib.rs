@@ -3,8 +3,11 @@
 
 pub mod answer;
 pub mod catalog;
+pub mod cookie;
 pub mod engine;
 pub mod name;
+pub mod prefix;
 pub mod query;
+pub mod rate_limit;
 pub mod record;
 pub mod zone;
