@@ -7,32 +7,18 @@ mod writer;
 
 use crate::name::{Lower, MAX_OCTETS};
 use crate::query::Query;
+use crate::rate_limit::Class;
 use crate::zone::{Found, NodeId, Set, Zone, rtype};
 
-pub use writer::{Flags, Rcode, finish, plain};
+pub use writer::{Flags, Rcode, finish, plain, truncate};
 use writer::{Full, Owner, Section, Writer};
 
 /// Names that an answer follows by CNAME and DNAME. A resolver asks for the rest itself.
 const MAX_HOPS: usize = 16;
 
-/// What kind of answer it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// With records of the name.
-    Answer,
-    /// To the servers of another zone.
-    Referral,
-    /// The name exists, but nothing of the type.
-    NoData,
-    /// There is no such name.
-    NxDomain,
-    /// It could not be answered.
-    Error,
-}
-
-/// Writes to `out` what `zone` says to `query`, at most `most` octets, and gives what kind of answer it is.
+/// Writes to `out` what `zone` says to `query`, at most `most` octets, and gives the class of the answer.
 /// The header's flags are set, and [`finish`] adds EDNS.
-pub fn answer(zone: &Zone, query: &Query<'_>, most: usize, out: &mut Vec<u8>) -> Kind {
+pub fn answer(zone: &Zone, query: &Query<'_>, most: usize, out: &mut Vec<u8>) -> Class {
     out.clear();
     out.extend_from_slice(query.head);
     let apex_at = query.head.len() - 4 - zone.apex().len();
@@ -46,15 +32,15 @@ pub fn answer(zone: &Zone, query: &Query<'_>, most: usize, out: &mut Vec<u8>) ->
     };
     let result = answer.sections(query);
     let authoritative = answer.authoritative;
-    let Ok((rcode, kind)) = result else {
+    let Ok((rcode, class)) = result else {
         // A resolver asks again by TCP and needs nothing of this.
         answer.writer.empty(query.head.len());
         writer::set_flags(out, Flags { authoritative, truncated: true, rcode: Rcode::NoError });
-        return Kind::Answer;
+        return Class::Answer;
     };
     answer.writer.write_counts();
     writer::set_flags(out, Flags { authoritative, truncated: false, rcode });
-    kind
+    class
 }
 
 struct Answer<'z, 'o> {
@@ -68,7 +54,7 @@ struct Answer<'z, 'o> {
 }
 
 impl<'z> Answer<'z, '_> {
-    fn sections(&mut self, query: &Query<'_>) -> Result<(Rcode, Kind), Full> {
+    fn sections(&mut self, query: &Query<'_>) -> Result<(Rcode, Class), Full> {
         let zone = self.zone;
         let mut name = query.name.clone();
         // The name as it is written, once it is not that of the question any more.
@@ -76,7 +62,7 @@ impl<'z> Answer<'z, '_> {
         let mut seen: Vec<Box<[u8]>> = Vec::new();
         let mut renamed = Vec::new();
         for hop in 0..MAX_HOPS {
-            let answered = if hop == 0 { Kind::NoData } else { Kind::Answer };
+            let answered = if hop == 0 { Class::NoData } else { Class::Answer };
             let owner = match &written {
                 None => Owner::Question,
                 Some(name) => Owner::Below(&name[..name.len() - zone.apex().len()]),
@@ -85,13 +71,13 @@ impl<'z> Answer<'z, '_> {
                 Found::Delegated(cut) => {
                     self.authoritative = hop > 0;
                     self.refer(cut, &name)?;
-                    let kind = if hop > 0 { Kind::Answer } else { Kind::Referral };
-                    return Ok((Rcode::NoError, kind));
+                    let class = if hop > 0 { Class::Answer } else { Class::Referral };
+                    return Ok((Rcode::NoError, class));
                 }
                 Found::Missing { encloser } => {
                     self.prove_no_name(&name, zone.count_labels(encloser));
                     self.deny()?;
-                    return Ok((Rcode::NxDomain, Kind::NxDomain));
+                    return Ok((Rcode::NxDomain, Class::NxDomain));
                 }
                 Found::Renamed(at) => {
                     let Some(dname) = zone.set(at, rtype::DNAME) else { break };
@@ -110,12 +96,12 @@ impl<'z> Answer<'z, '_> {
                     let next = [prefix, target].concat();
                     if next.len() > MAX_OCTETS {
                         self.finish_proofs()?;
-                        return Ok((Rcode::YxDomain, Kind::Error));
+                        return Ok((Rcode::YxDomain, Class::Error));
                     }
                     self.writer.put_cname(owner, dname.ttl(zone), &next)?;
                     if !self.follow(&mut name, next, &mut written, &mut seen) {
                         self.finish_proofs()?;
-                        return Ok((Rcode::NoError, Kind::Answer));
+                        return Ok((Rcode::NoError, Class::Answer));
                     }
                     continue;
                 }
@@ -133,18 +119,18 @@ impl<'z> Answer<'z, '_> {
                     continue;
                 }
                 self.finish_proofs()?;
-                return Ok((Rcode::NoError, Kind::Answer));
+                return Ok((Rcode::NoError, Class::Answer));
             }
             if self.put_asked(owner, node)? {
                 self.finish_proofs()?;
-                return Ok((Rcode::NoError, Kind::Answer));
+                return Ok((Rcode::NoError, Class::Answer));
             }
             self.prove_no_type(&name, node, encloser);
             self.deny()?;
             return Ok((Rcode::NoError, answered));
         }
         self.finish_proofs()?;
-        Ok((Rcode::NoError, Kind::Answer))
+        Ok((Rcode::NoError, Class::Answer))
     }
 
     /// Goes on with `next`; not if it is elsewhere, or was there before.

@@ -218,3 +218,11 @@ pub fn plain(head: &[u8], flags: Flags, out: &mut Vec<u8>) {
     out[6..12].fill(0);
     set_flags(out, flags);
 }
+
+/// Leaves of an answer the header and the question, which end at `head`, and says that there is more.
+pub fn truncate(out: &mut Vec<u8>, head: usize) {
+    const TRUNCATED: u8 = 0x02;
+    out.truncate(head);
+    out[6..12].fill(0);
+    out[2] |= TRUNCATED;
+}
