@@ -223,3 +223,210 @@ fn refuse(query: &[u8], rcode: Rcode, out: &mut Vec<u8>) -> Reply {
     answer::plain(&head, Flags { authoritative: false, truncated: false, rcode }, out);
     Reply::Send(Class::Error)
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::base::iana::Rcode as Code;
+    use domain::base::name::FlattenInto;
+    use domain::base::opt::Cookie as CookieOption;
+    use domain::base::{Message, MessageBuilder, Rtype};
+    use domain::zonefile::inplace::{Entry as Line, Zonefile};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::record::{Name, Record};
+    use crate::zone::Zone;
+
+    const ZONE: &str = "\
+        example. 3600 IN SOA ns1 hostmaster 7 14400 3600 2419200 300\n\
+        example. 3600 IN NS ns1\n\
+        example. 3600 IN MX 10 mx\n\
+        ns1 3600 IN A 192.0.2.1\n\
+        mx 300 IN A 192.0.2.2\n\
+        *.wild 300 IN TXT \"w\"\n\
+        many 300 IN TXT \"a long line of text that stands here to make the answer a large one: 1\"\n\
+        many 300 IN TXT \"a long line of text that stands here to make the answer a large one: 2\"\n\
+        many 300 IN TXT \"a long line of text that stands here to make the answer a large one: 3\"\n\
+        many 300 IN TXT \"a long line of text that stands here to make the answer a large one: 4\"\n\
+        many 300 IN TXT \"a long line of text that stands here to make the answer a large one: 5\"\n\
+        many 300 IN TXT \"a long line of text that stands here to make the answer a large one: 6\"\n\
+        many 300 IN TXT \"a long line of text that stands here to make the answer a large one: 7\"\n\
+        sub 300 IN NS ns.sub\n\
+        ns.sub 300 IN AAAA 2001:db8::1\n";
+
+    fn records(text: &str) -> Vec<Record> {
+        let mut file = Zonefile::load(&mut text.as_bytes()).unwrap();
+        file.set_origin("example".parse::<Name>().unwrap());
+        let mut records = Vec::new();
+        while let Some(line) = file.next_entry().unwrap() {
+            if let Line::Record(record) = line {
+                records.push(record.try_flatten_into().unwrap());
+            }
+        }
+        records
+    }
+
+    fn worker() -> Worker {
+        let engine = Arc::new(Engine::default());
+        let zone = Zone::compile(&"example".parse().unwrap(), &records(ZONE)).unwrap();
+        engine.catalog.insert(Entry::Serving(Arc::new(zone)));
+        engine.worker(1)
+    }
+
+    fn ask(name: &str, rtype: Rtype) -> Vec<u8> {
+        let mut message = MessageBuilder::new_vec();
+        message.header_mut().set_id(0x1234);
+        message.header_mut().set_rd(true);
+        let mut message = message.question();
+        message.push((name.parse::<Name>().unwrap(), rtype)).unwrap();
+        message.finish()
+    }
+
+    fn client() -> SocketAddr {
+        "192.0.2.99:4242".parse().unwrap()
+    }
+
+    fn respond(query: &[u8], via: Via) -> (Reply, Message<Vec<u8>>) {
+        let mut out = Vec::new();
+        let reply = worker().respond(query, client(), via, Moment::default(), &mut out);
+        (reply, Message::from_octets(out).unwrap())
+    }
+
+    #[test]
+    fn the_header_says_whose_answer_it_is() {
+        let (reply, message) = respond(&ask("mX.Example", Rtype::A), Via::Udp);
+        assert_eq!(reply, Reply::Send(Class::Answer));
+        let header = message.header();
+        assert!(header.qr() && header.aa() && header.rd() && !header.ra() && !header.ad());
+        assert_eq!(header.id(), 0x1234);
+        // The name is written as it was asked, in the question and as the owner.
+        assert_eq!(message.first_question().unwrap().qname().to_string(), "mX.Example");
+        let record = message.answer().unwrap().next().unwrap().unwrap();
+        assert_eq!(record.owner().to_string(), "mX.Example");
+    }
+
+    #[test]
+    fn answers_have_their_classes() {
+        for (name, rtype, class) in [
+            ("mx.example", Rtype::A, Class::Answer),
+            ("mx.example", Rtype::AAAA, Class::NoData),
+            ("no.example", Rtype::A, Class::NxDomain),
+            ("x.wild.example", Rtype::TXT, Class::Answer),
+            ("x.sub.example", Rtype::A, Class::Referral),
+            ("example.org", Rtype::A, Class::Error),
+        ] {
+            assert_eq!(respond(&ask(name, rtype), Via::Udp).0, Reply::Send(class), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_asked_for_again() {
+        let (_, short) = respond(&ask("many.example", Rtype::TXT), Via::Udp);
+        assert!(short.header().tc() && short.header_counts().ancount() == 0);
+        let (_, long) = respond(&ask("many.example", Rtype::TXT), Via::Stream);
+        assert!(!long.header().tc());
+        assert_eq!(long.header_counts().ancount(), 7);
+    }
+
+    #[test]
+    fn other_classes_opcodes_and_versions_are_told_so() {
+        let mut chaos = ask("version.bind", Rtype::TXT);
+        let at = chaos.len() - 1;
+        chaos[at] = 3;
+        assert_eq!(respond(&chaos, Via::Udp).1.header().rcode(), Code::REFUSED);
+        let mut status = ask("mx.example", Rtype::A);
+        status[2] |= 2 << 3;
+        assert_eq!(respond(&status, Via::Udp).1.header().rcode(), Code::NOTIMP);
+        let mut update = ask("example", Rtype::SOA);
+        update[2] |= 5 << 3;
+        let mut out = Vec::new();
+        let reply = worker().respond(&update, client(), Via::Udp, Moment::default(), &mut out);
+        assert_eq!(reply, Reply::Transfer);
+        let mut version = ask("mx.example", Rtype::A);
+        version[11] = 1;
+        version.extend([0, 0, 41, 16, 0, 0, 1, 0, 0, 0, 0]);
+        let (_, message) = respond(&version, Via::Udp);
+        assert_eq!(message.opt_rcode(), domain::base::iana::OptRcode::BADVERS);
+    }
+
+    #[test]
+    fn a_client_with_a_cookie_of_ours_is_not_limited() {
+        let mut worker = worker();
+        let with = |cookie: &[u8]| {
+            let mut query = ask("mx.example", Rtype::A);
+            query[11] = 1;
+            let length = (cookie.len() + 4) as u8;
+            query.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, length, 0, 10, 0, length - 4]);
+            query.extend_from_slice(cookie);
+            query
+        };
+        let mut out = Vec::new();
+        let mut sent = |query: &[u8], out: &mut Vec<u8>| {
+            worker.respond(query, client(), Via::Udp, Moment::default(), out)
+        };
+        assert_eq!(sent(&with(&[7; 8]), &mut out), Reply::Send(Class::Answer));
+        let message = Message::from_octets(&out[..]).unwrap();
+        let cookie: CookieOption = message.opt().unwrap().opt().iter().next().unwrap().unwrap();
+        let mut full = [7; 8].to_vec();
+        full.extend_from_slice(cookie.server().unwrap().as_ref());
+        let mut replies: Vec<_> = (0..3000).map(|_| sent(&with(&[7; 8]), &mut out)).collect();
+        assert!(replies.contains(&Reply::Drop) && replies.contains(&Reply::Slip));
+        replies = (0..3000).map(|_| sent(&with(&full), &mut out)).collect();
+        assert!(replies.iter().all(|reply| *reply == Reply::Send(Class::Answer)));
+        let (reply, message) = respond(&with(&[7; 9]), Via::Udp);
+        assert_eq!(reply, Reply::Send(Class::Error));
+        assert_eq!(message.header().rcode(), Code::FORMERR);
+    }
+
+    #[test]
+    fn what_is_no_query_has_no_answer() {
+        let mut answer = ask("mx.example", Rtype::A);
+        answer[2] |= 0x80;
+        let mut out = Vec::new();
+        for bad in [&answer[..], b"", &[0; 11]] {
+            let reply = worker().respond(bad, client(), Via::Udp, Moment::default(), &mut out);
+            assert_eq!(reply, Reply::Drop);
+        }
+        // With nothing behind the header, half a question, and something behind it.
+        let query = ask("mx.example", Rtype::A);
+        for bad in [&query[..12], &query[..20], &[&query[..], &[0]].concat()] {
+            let (_, message) = respond(bad, Via::Udp);
+            assert_eq!(message.header().rcode(), Code::FORMERR);
+        }
+    }
+
+    #[test]
+    fn the_records_of_a_zone_are_those_it_was_made_of() {
+        let given = records(ZONE);
+        let zone = Zone::compile(&"example".parse().unwrap(), &given).unwrap();
+        let sorted = |records: &[Record]| {
+            let mut lines: Vec<_> = records.iter().map(ToString::to_string).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&zone.records()), sorted(&given));
+        assert_eq!(zone.serial(), 7);
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_borne(octets in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let mut out = Vec::new();
+            worker().respond(&octets, client(), Via::Udp, Moment::default(), &mut out);
+        }
+
+        #[test]
+        fn any_change_of_a_query_is_borne(at in 0usize..28, octet: u8, more in 0usize..40) {
+            let mut query = ask("mx.example", Rtype::A);
+            let at = at % query.len();
+            query[at] = octet;
+            query.extend(vec![octet; more]);
+            let mut out = Vec::new();
+            let reply = worker().respond(&query, client(), Via::Udp, Moment::default(), &mut out);
+            if let Reply::Send(_) = reply {
+                prop_assert!(out.len() <= usize::from(PAYLOAD));
+                prop_assert!(Message::from_octets(&out[..]).is_ok());
+            }
+        }
+    }
+}
