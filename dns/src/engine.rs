@@ -38,7 +38,7 @@ pub enum Reply {
     Slip,
     /// Say nothing.
     Drop,
-    /// It is for whoever transfers zones: AXFR, IXFR, NOTIFY and UPDATE.
+    /// It is for whoever transfers zones: AXFR, IXFR, NOTIFY, UPDATE and what is signed by TSIG.
     Transfer,
 }
 
@@ -103,6 +103,8 @@ impl Worker {
         out: &mut Vec<u8>,
     ) -> Reply {
         let (reply, head, reachable) = match Query::parse(query) {
+            // Whoever asks so wants the answer signed too.
+            Ok(query) if query.signed => return Reply::Transfer,
             Ok(query) => {
                 let cookie = self.engine.cookie(&query, client, now);
                 let reply = self.engine.answer(&query, cookie, via, out);
