@@ -1,6 +1,7 @@
 //! The authoritative name server: zones that were signed elsewhere, verified, compiled and served as
 //! they came.
 
+pub mod admission;
 pub mod answer;
 pub mod catalog;
 pub mod cookie;

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Makes the signed zones beside this file anew, with ldns-signzone (ldnsutils) and dnssec-signzone
+# (bind9-utils), so that two signers which are not ours have agreed on what is right. Signatures are
+# valid from 2026-01-01 to 2037-12-31 (ldns reads times after 2038-01-19 as past); the
+# tests say what time it is. The keys are thrown away.
+set -euo pipefail
+cd "$(dirname "$0")"
+here=$PWD
+work=$(mktemp -d)
+trap 'rm -r "$work"' EXIT
+cd "$work"
+
+begin=20260101000000
+end=20371231000000
+
+# key NAME ALGORITHM [BITS]: one key that signs all, and its DS in NAME.ds
+key() {
+    dnssec-keygen -q -f KSK -a "$2" ${3:+-b "$3"} zone.example
+}
+
+ds() {
+    for key in "${@:2}"; do
+        dnssec-dsfromkey -2 "$key"
+        dnssec-dsfromkey -a SHA-384 "$key"
+    done >"$here/$1.ds"
+}
+
+# The types that the tests' parser does not know as text.
+uninterpreted() {
+    sed -E -e '/^;/d' \
+        -e 's/\s(AFSDB|KX)\s+1 Mail\.zone\.example\.$/ \1 \\# 21 0001044d61696c047a6f6e65076578616d706c6500/'
+}
+
+# bind NAME KEYS OPTIONS: a zone signed by BIND
+bind() {
+    local keys=() key
+    for key in $2; do keys+=(-k "$key"); done
+    # shellcheck disable=SC2086
+    cat "$here/plain.zone" $(printf '%s.key ' $2) >unsigned
+    # shellcheck disable=SC2086
+    dnssec-signzone -q -z -o zone.example -O full -s $begin -e $end -x -f signed ${3:-} \
+        "${keys[@]}" unsigned >/dev/null
+    ds "$1" $2
+    { echo "; made by make.sh with dnssec-signzone ${3:-}"; uninterpreted <signed; } >"$here/$1.zone"
+}
+
+# ldns NAME KEYS OPTIONS: a zone signed by ldns
+ldns() {
+    # shellcheck disable=SC2086
+    ldns-signzone -i $begin -e $end -o zone.example -f signed ${3:-} "$here/plain.zone" $2
+    ds "$1" $2
+    { echo "; made by make.sh with ldns-signzone ${3:-}"; uninterpreted <signed; } >"$here/$1.zone"
+}
+
+p256=$(key a ECDSAP256SHA256)
+p256b=$(key a ECDSAP256SHA256)
+p384=$(key a ECDSAP384SHA384)
+ed=$(key a ED25519)
+rsa=$(key a RSASHA256 2048)
+rsa512=$(key a RSASHA512 2048)
+
+ldns nsec-p256-zonemd "$p256" "-z 1:1 -z 1:2"
+ldns nsec3-p256-zonemd "$p256" "-n -t 0 -z 1:1"
+ldns nsec3-iterations "$p256" "-n -t 101 -s aabb"
+bind nsec-p256 "$p256"
+bind nsec3-p256 "$p256" "-3 -"
+bind nsec3-optout-p256 "$p256" "-3 aabbccdd -H 10 -A"
+bind nsec-rsa256 "$rsa"
+bind nsec3-rsa512 "$rsa512" "-3 -"
+bind nsec-p384 "$p384"
+bind nsec-ed25519 "$ed"
+bind nsec-two-algorithms "$p256 $ed"
+bind nsec-two-keys "$p256 $p256b"
