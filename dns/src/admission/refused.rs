@@ -110,6 +110,13 @@ pub enum Refused {
         /// The owner of both.
         name: Name,
     },
+    /// A wildcard with NS records, which mean nothing (RFC 4592 section 4.2) and which BIND, as a
+    /// secondary, would not load.
+    #[error("{name} is a wildcard and has NS records")]
+    WildcardCut {
+        /// The wildcard.
+        name: Name,
+    },
     /// A record below a DNAME (RFC 6672 section 2.4).
     #[error("{name} is below the DNAME of {dname}")]
     BelowDname {

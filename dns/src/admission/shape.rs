@@ -9,6 +9,9 @@ use crate::record::Name;
 use super::content::{Content, Named, Place, Rrset};
 use super::{Limits, Refused};
 
+/// How a wildcard begins in wire format (RFC 4592 section 2.1.1).
+const WILDCARD: &[u8] = b"\x01*";
+
 /// Checks the shape of the zone and gives its serial.
 pub(super) fn check(content: &Content<'_>, limits: &Limits) -> Result<u32, Refused> {
     let apex = content.apex().ok_or(Refused::NoSoa)?;
@@ -28,6 +31,9 @@ pub(super) fn check(content: &Content<'_>, limits: &Limits) -> Result<u32, Refus
             below_dname(named, above.name())?;
         }
         aliases(named)?;
+        if named.place() == Place::Cut && named.owner().starts_with(WILDCARD) {
+            return Err(Refused::WildcardCut { name: named.name().clone() });
+        }
         // What a delegation hides cannot hide more.
         if matches!(named.place(), Place::Apex | Place::Inside)
             && named.rrset(Rtype::DNAME).len() != 0

@@ -44,10 +44,10 @@ bind() {
     { echo "; made by make.sh with dnssec-signzone ${3:-}"; uninterpreted <signed; } >"$here/$1.zone"
 }
 
-# ldns NAME KEYS OPTIONS: a zone signed by ldns
+# ldns NAME KEYS OPTIONS [PLAIN]: a zone signed by ldns
 ldns() {
     # shellcheck disable=SC2086
-    ldns-signzone -i $begin -e $end -o zone.example -f signed ${3:-} "$here/plain.zone" $2
+    ldns-signzone -i $begin -e $end -o zone.example -f signed ${3:-} "$here/${4:-plain}.zone" $2
     ds "$1" $2
     { echo "; made by make.sh with ldns-signzone ${3:-}"; uninterpreted <signed; } >"$here/$1.zone"
 }
@@ -61,6 +61,8 @@ rsa512=$(key a RSASHA512 2048)
 
 ldns nsec-p256-zonemd "$p256" "-z 1:1 -z 1:2"
 ldns nsec3-p256-zonemd "$p256" "-n -t 0 -z 1:1"
+ldns small-nsec "$p256" "-z 1:1" small
+ldns small-nsec3 "$p256" "-n -t 0 -z 1:1" small
 ldns nsec3-iterations "$p256" "-n -t 101 -s aabb"
 bind nsec-p256 "$p256"
 bind nsec3-p256 "$p256" "-3 -"
