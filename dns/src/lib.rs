@@ -11,4 +11,7 @@ pub mod prefix;
 pub mod query;
 pub mod rate_limit;
 pub mod record;
+pub mod stream;
+pub mod transport;
+pub mod udp;
 pub mod zone;
