@@ -48,6 +48,10 @@ pub(super) async fn serve<R: Respond, T: Transfer>(
             }
             Err(_) => return,
         }
+        // A client that never stops asking is not waited for.
+        if streams.draining.is_cancelled() {
+            return;
+        }
         if read.is_empty() && read.capacity() > 2 * READ {
             read = Vec::new();
         }
@@ -120,5 +124,8 @@ pub(super) async fn transfer<R: Respond, T: Transfer>(
         return Err(io::Error::other("too many transfers"));
     };
     let mut messages = Messages::new(to, streams.settings.write);
-    streams.transfer.serve(query, client, carrier, &mut messages).await
+    let served = streams.transfer.serve(query, client, carrier, &mut messages);
+    timeout(streams.settings.transfer, served)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -58,6 +58,8 @@ pub struct Settings {
     pub idle: Duration,
     /// How long a client may take to read an answer, or one message of a transfer.
     pub write: Duration,
+    /// How long a whole transfer may take.
+    pub transfer: Duration,
     /// Transfers at one time; others wait for as long as `idle`.
     pub transfers: usize,
 }
@@ -70,6 +72,8 @@ impl Default for Settings {
             // RFC 7766 section 6.2.3: a few seconds.
             idle: Duration::from_secs(10),
             write: Duration::from_secs(10),
+            // 100 MB at half a megabit a second.
+            transfer: Duration::from_secs(1800),
             transfers: 16,
         }
     }
@@ -119,7 +123,7 @@ impl<R: Respond, T: Transfer> Streams<R, T> {
         self.draining.cancel();
     }
 
-    /// Answers `query`; a response is given to `send` before the next is made.
+    /// Answers `query`; a response, which is not empty, is given to `send` before the next is made.
     fn answer(
         &self,
         query: &[u8],
@@ -132,7 +136,10 @@ impl<R: Respond, T: Transfer> Streams<R, T> {
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
         let Desk { worker, out } = &mut *desk;
         out.clear();
-        let reply = worker.respond(query, &asked, out);
+        let mut reply = worker.respond(query, &asked, out);
+        if out.is_empty() && reply == Reply::Send {
+            reply = Reply::Drop;
+        }
         match reply {
             Reply::Send => send(out),
             Reply::Drop => self.counters.dropped(),

@@ -134,8 +134,8 @@ impl Thread {
         out.clear();
         batch.queries += 1;
         match worker.respond(query, &Asked { client, via: Via::Udp, now }, out) {
-            Reply::Send => answers.clients.push((client, source)),
-            Reply::Drop => batch.dropped += 1,
+            Reply::Send if !out.is_empty() => answers.clients.push((client, source)),
+            Reply::Send | Reply::Drop => batch.dropped += 1,
             Reply::Transfer => {
                 let reply = ReplyTo { socket: self.socket.clone(), client, source };
                 match self.transfers.try_send(Handed { query: query.to_vec(), reply }) {

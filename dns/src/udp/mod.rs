@@ -57,9 +57,14 @@ pub struct Serving {
 
 impl Udp {
     /// Binds each of `addresses` as often as there are `threads`; with port 0 the system picks one.
+    ///
+    /// # Errors
+    /// What the system says; also when another process answers at one of them, which would otherwise
+    /// get a part of the queries unnoticed.
     pub fn bind(addresses: &[SocketAddr], threads: NonZeroUsize) -> io::Result<Self> {
         let mut bound = Self { sockets: Vec::new(), addresses: Vec::new() };
         for &address in addresses {
+            socket::claim(address)?;
             let first = Socket::bind(address)?;
             let address = first.local_addr()?;
             bound.sockets.push(Arc::new(first));
@@ -135,6 +140,12 @@ impl Serving {
             let _ = thread.join();
         }
         self.counts()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Binds `address`, beside others of this process; one for IPv6 is for IPv6 alone.
+    /// Binds `address`, beside others of this server; one for IPv6 is for IPv6 alone.
     pub(super) fn bind(address: SocketAddr) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
@@ -109,6 +109,16 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Whether nobody has `address`: sockets that share one let any process of the same user in.
+pub(super) fn claim(address: SocketAddr) -> io::Result<()> {
+    let domain = Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())
 }
 
 /// The address that a datagram came to, from what the kernel tells of it.

@@ -239,6 +239,36 @@ async fn a_fault_of_the_engine_costs_one_connection() {
 }
 
 #[tokio::test]
+async fn a_client_that_never_stops_asking_does_not_keep_the_server() {
+    let server = Server::start(Settings::default());
+    let (mut read, mut write) = server.connect().await.into_split();
+    let asking =
+        tokio::spawn(
+            async move { while write.write_all(&framed(&query(1, "a", 16))).await.is_ok() {} },
+        );
+    let reading = tokio::spawn(async move { while message(&mut read).await.is_some() {} });
+    sleep(Duration::from_millis(50)).await;
+    server.shutdown().await;
+    reading.await.unwrap();
+    asking.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_transfer_that_takes_too_long_is_ended() {
+    let soon = Duration::from_millis(300);
+    let server = Server::start(Settings { transfer: soon, ..Settings::default() });
+    let mut tcp = server.connect().await;
+    // More transfers than the system's buffers hold, and nobody reads.
+    for _ in 0..20 {
+        tcp.write_all(&framed(&query(2, "zone", 252))).await.unwrap();
+    }
+    while server.streams.counts().unread == 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn tls_that_is_none_is_left() {
     let server = Server::start(impatient());
     let mut silent = TcpStream::connect(server.tls).await.unwrap();

@@ -88,6 +88,14 @@ fn what_has_arrived_is_answered_before_the_end() {
 }
 
 #[test]
+fn an_address_that_somebody_has_is_not_shared() {
+    let server = start(&["127.0.0.1:0"], 2);
+    let again = Udp::bind(&server.addresses, NonZeroUsize::MIN);
+    assert_eq!(again.err().unwrap().kind(), std::io::ErrorKind::AddrInUse);
+    server.serving.shutdown();
+}
+
+#[test]
 fn many_clients_have_their_own_answers() {
     let server = start(&["127.0.0.1:0"], 2);
     let sockets: Vec<_> = (0..40).map(|_| client(server.addresses[0])).collect();
