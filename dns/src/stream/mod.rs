@@ -4,9 +4,9 @@
 //! Queries of a connection are answered in their order, as each takes microseconds; those that take
 //! long (transfers) hold up their own TCP connection only, and not even that on QUIC.
 //!
-//! **Why not hickory-server.** It was tried (0.26.3), as it has all three. Its handler gets parsed
-//! queries and returns records, which it encodes itself, and that loses what a server of signed zones
-//! must keep:
+//! **Why not hickory-server,** which has all three. Its handler gets parsed queries and returns
+//! records, which it encodes itself. Responses of ours that went through its encoder (0.26.3), and its
+//! source, show what would be lost:
 //! - Names are compressed anew, so that octets differ from those that a TSIG was made over; the Z bit
 //!   is cleared; a SVCB record with its keys in another order is not carried at all.
 //! - An AXFR is many messages. On QUIC it ends the stream after the first. On TCP its queue of answers
