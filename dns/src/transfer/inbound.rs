@@ -196,6 +196,7 @@ impl Inbound {
         let message = Message::from_octets(message).map_err(|_| Fault::Malformed)?;
         self.check_header(&message)?;
         let answer = message.answer().map_err(|_| Fault::Malformed)?;
+        check_rest(&message)?;
         if message.header_counts().ancount() == 0 {
             return Err(Fault::Empty);
         }
@@ -379,6 +380,15 @@ impl Inbound {
     }
 }
 
+/// A message that is cut short behind its answers was cut short all the same.
+fn check_rest(message: &Message<Bytes>) -> Result<(), Fault> {
+    let mut rest = message.additional().map_err(|_| Fault::Malformed)?;
+    while let Some(record) = rest.next() {
+        record.map_err(|_| Fault::Malformed)?;
+    }
+    if rest.pos() == message.as_slice().len() { Ok(()) } else { Err(Fault::Malformed) }
+}
+
 fn end_of_zone(records: Vec<Record>, last: &Record) -> Result<Received, Fault> {
     match records.first() {
         Some(first) if first == last => Ok(Received::Zone(records)),
@@ -468,7 +478,7 @@ mod tests {
         assert_eq!(changed(2, 0x02), Err(Fault::Truncated));
         assert_eq!(changed(3, 5), Err(Fault::Refused(OptRcode::REFUSED)));
         assert_eq!(changed(13, 1), Err(Fault::Question));
-        for end in 0..whole.len() - 11 {
+        for end in 0..whole.len() {
             let fault = full(&[whole[..end].to_vec()]).expect_err("cut short");
             assert!(matches!(fault, Fault::Malformed | Fault::Question), "{end}: {fault:?}");
         }
