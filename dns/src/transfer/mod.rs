@@ -7,9 +7,11 @@ pub mod difference;
 pub mod frame;
 pub mod inbound;
 pub mod journal;
+pub mod notify;
 pub mod outbound;
 pub mod pull;
 pub mod query;
+pub mod serve;
 pub mod tsig;
 
 #[cfg(test)]
