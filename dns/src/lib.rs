@@ -12,6 +12,7 @@ pub mod query;
 pub mod rate_limit;
 pub mod record;
 pub mod stream;
+pub mod store;
 pub mod transfer;
 pub mod transport;
 pub mod udp;

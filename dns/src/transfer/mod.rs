@@ -7,11 +7,14 @@ pub mod difference;
 pub mod frame;
 pub mod inbound;
 pub mod journal;
+pub mod notifier;
 pub mod notify;
 pub mod outbound;
 pub mod pull;
 pub mod query;
+pub mod refresh;
 pub mod serve;
+pub mod timers;
 pub mod tsig;
 
 #[cfg(test)]

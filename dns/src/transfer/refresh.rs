@@ -1,0 +1,868 @@
+//! Keeps all zones that come from elsewhere fresh: one task with one queue of times, however many
+//! zones there are, and a bounded number of transfers at once.
+//!
+//! Of each zone the primaries are asked one after the other: first for the SOA record, then, if it is
+//! newer, for what changed, then, if that does not fit, for all of it. One primary may have a few of
+//! the places only, so that one that is slow holds up its own zones rather than everybody's.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tracing::{debug, info, warn};
+
+use super::difference::{ApplyError, apply};
+use super::frame::{FrameError, Pace};
+use super::inbound::{Limits, Received};
+use super::pull::{Ask, PullError, Pulled, pull, version};
+use super::query::{newer, serial_of, soa_of};
+use super::timers::{Bounds, Standing, Timers};
+use super::tsig::TsigKey;
+use crate::record::{Name, Record};
+
+/// Commands that may wait for the task.
+const MAX_COMMANDS: usize = 4096;
+/// The longest sleep: a clock that was set is noticed within it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// The shortest time between two refreshes of a zone, whatever notices say, in milliseconds.
+const BETWEEN_NOTICES: u64 = 1_000;
+
+/// Where a zone is to be had.
+#[derive(Debug, Clone)]
+pub struct Primary {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Signs the questions.
+    pub key: Option<Arc<TsigKey>>,
+}
+
+/// A zone that comes from elsewhere.
+#[derive(Debug, Clone)]
+pub struct Secondary {
+    /// Its name.
+    pub apex: Name,
+    /// Where it is to be had, the preferred one first.
+    pub primaries: Vec<Primary>,
+    /// How much may come.
+    pub limits: Limits,
+}
+
+/// How the task works.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// For the zones' timers.
+    pub bounds: Bounds,
+    /// For each answer.
+    pub pace: Pace,
+    /// How long a connection may take to come up.
+    pub connect: Duration,
+    /// Zones that are refreshed at the same time.
+    pub at_once: usize,
+    /// Of these, from one address.
+    pub at_once_of_primary: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bounds: Bounds::default(),
+            pace: Pace::default(),
+            connect: Duration::from_secs(10),
+            at_once: 16,
+            at_once_of_primary: 4,
+        }
+    }
+}
+
+/// What holds the zones.
+pub trait Keeper: Send + Sync + 'static {
+    /// The SOA record of the version at hand, expired or not.
+    fn soa(&self, apex: &Name) -> Option<Record>;
+    /// All records of it, for differences to be applied to.
+    fn records(&self, apex: &Name) -> Option<Vec<Record>>;
+    /// A new version, SOA record first: to be checked, kept on disk and served. The error tells why
+    /// it is not; the old one is then kept.
+    fn accept(
+        &self,
+        apex: &Name,
+        records: Vec<Record>,
+        standing: Standing,
+    ) -> impl Future<Output = Result<(), String>> + Send;
+    /// The primary has the version that is here.
+    fn confirm(&self, apex: &Name, standing: Standing) -> impl Future<Output = ()> + Send;
+    /// The zone may not be served any more.
+    fn expire(&self, apex: &Name);
+}
+
+/// How to reach a primary. One stream carries one question, so that TCP and the streams of a tunnel
+/// are alike.
+pub trait Connect: Send + Sync + 'static {
+    /// What carries the bytes.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send;
+    /// A new one.
+    fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// By TCP.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tcp {
+    /// From which address; any when not given. Only for primaries of its family.
+    pub from: Option<IpAddr>,
+}
+
+impl Connect for Tcp {
+    type Stream = TcpStream;
+
+    async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(from) = self.from.filter(|from| from.is_ipv4() == to.is_ipv4()) {
+            socket.bind(SocketAddr::new(from, 0))?;
+        }
+        let stream = socket.connect(to).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+enum Command {
+    Add(Box<Secondary>, Option<(Record, Standing)>),
+    Remove(Name),
+    Notified(Name),
+}
+
+/// Tells the task what to do.
+#[derive(Clone)]
+pub struct Handle(mpsc::Sender<Command>);
+
+impl Handle {
+    /// A zone is to be had from elsewhere from now on, or from other primaries than before.
+    /// `kept` is its SOA record and standing, when it was kept on disk.
+    pub async fn add(&self, zone: Secondary, kept: Option<(Record, Standing)>) {
+        // The task ends only with the process.
+        let _ = self.0.send(Command::Add(Box::new(zone), kept)).await;
+    }
+
+    /// A zone is not to be had from elsewhere any more.
+    pub async fn remove(&self, apex: Name) {
+        let _ = self.0.send(Command::Remove(apex)).await;
+    }
+
+    /// Somebody who may say so says that a zone changed. Never waits: a notice that is lost in a
+    /// flood is made good by the next refresh.
+    pub fn notified(&self, apex: Name) {
+        if self.0.try_send(Command::Notified(apex)).is_err() {
+            debug!("a notice was dropped: too many at once");
+        }
+    }
+}
+
+/// The task. Ends when all handles are gone.
+pub struct Refresher<K, C> {
+    keeper: Arc<K>,
+    connect: Arc<C>,
+    settings: Settings,
+    commands: mpsc::Receiver<Command>,
+    zones: HashMap<Name, Zone>,
+    /// Times in Unix milliseconds, each with the generation of its zone's state. An entry of an
+    /// older generation is void.
+    queue: BinaryHeap<Reverse<(u64, u64, Name)>>,
+    /// Zones whose time has come.
+    ready: VecDeque<Name>,
+    /// Those of them that wait for a place at their primary.
+    waiting: HashMap<IpAddr, VecDeque<Name>>,
+    running: JoinSet<Outcome>,
+    jobs: HashMap<Id, Job>,
+    /// When zones expire, in Unix seconds: the one entry of a zone that counts is `Zone::watched`.
+    expiries: BinaryHeap<Reverse<(u64, Name)>>,
+    of_primary: HashMap<IpAddr, usize>,
+    next_generation: u64,
+}
+
+struct Zone {
+    secondary: Arc<Secondary>,
+    timers: Timers,
+    generation: u64,
+    stage: Stage,
+    /// When it was last asked for, in Unix milliseconds.
+    asked: u64,
+    /// A notice came while it was asked for.
+    again: bool,
+    expired: bool,
+    /// The time of its entry among the expiries.
+    watched: Option<u64>,
+    /// Ends its refresh.
+    abort: Option<AbortHandle>,
+}
+
+/// A refresh under way.
+struct Job {
+    apex: Name,
+    address: IpAddr,
+    generation: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Queued,
+    Ready,
+    Running,
+}
+
+/// What a refresh came to.
+#[derive(Debug)]
+enum Outcome {
+    /// A new version is served.
+    Transferred(Timers),
+    /// The version at hand is the newest.
+    Confirmed(Timers),
+    /// No primary had anything that may be served.
+    Failed,
+}
+
+/// Why a primary was of no use.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    #[error("cannot connect within {0:?}")]
+    ConnectLate(Duration),
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    #[error("its serial {theirs} is behind {ours}, which is served here")]
+    Behind { theirs: u32, ours: u32 },
+    #[error("its differences do not fit: {0}")]
+    Apply(#[from] ApplyError),
+    #[error("its zone is refused: {0}")]
+    Admission(String),
+    #[error("it brought no SOA record")]
+    NoSoa,
+}
+
+impl<K: Keeper, C: Connect> Refresher<K, C> {
+    /// A task and what tells it what to do.
+    pub fn new(keeper: Arc<K>, connect: C, settings: Settings) -> (Handle, Self) {
+        let (sender, commands) = mpsc::channel(MAX_COMMANDS);
+        let task = Self {
+            keeper,
+            connect: Arc::new(connect),
+            settings,
+            commands,
+            zones: HashMap::new(),
+            queue: BinaryHeap::new(),
+            ready: VecDeque::new(),
+            waiting: HashMap::new(),
+            running: JoinSet::new(),
+            jobs: HashMap::new(),
+            expiries: BinaryHeap::new(),
+            of_primary: HashMap::new(),
+            next_generation: 0,
+        };
+        (Handle(sender), task)
+    }
+
+    /// Runs until all handles are gone.
+    pub async fn run(mut self) {
+        loop {
+            self.expire(unix_millis() / 1000);
+            self.wake(unix_millis());
+            self.start_ready();
+            let sleep = self.sleep(unix_millis());
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    fn sleep(&self, now: u64) -> Duration {
+        let refresh = self.queue.peek().map(|Reverse((due, _, _))| *due);
+        let expiry = self.expiries.peek().map(|Reverse((time, _))| time.saturating_mul(1000));
+        let due = refresh.into_iter().chain(expiry).min().map(|due| due.saturating_sub(now));
+        due.map_or(LONGEST_SLEEP, Duration::from_millis).min(LONGEST_SLEEP)
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = unix_millis();
+        match command {
+            Command::Add(secondary, kept) => self.add(*secondary, kept, now),
+            Command::Remove(apex) => {
+                if let Some(abort) = self.zones.remove(&apex).and_then(|zone| zone.abort) {
+                    abort.abort();
+                }
+            }
+            Command::Notified(apex) => {
+                let Some(zone) = self.zones.get_mut(&apex) else { return };
+                match zone.stage {
+                    Stage::Ready => {}
+                    Stage::Running => zone.again = true,
+                    Stage::Queued => {
+                        let due = now.max(zone.asked + BETWEEN_NOTICES);
+                        self.schedule(&apex, due);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, secondary: Secondary, kept: Option<(Record, Standing)>, now: u64) {
+        let bounds = self.settings.bounds;
+        let apex = secondary.apex.clone();
+        if let Some(zone) = self.zones.get_mut(&apex) {
+            zone.secondary = Arc::new(secondary);
+            match zone.stage {
+                Stage::Queued => self.schedule(&apex, now),
+                Stage::Ready => {}
+                Stage::Running => zone.again = true,
+            }
+            return;
+        }
+        let restored = kept.as_ref().and_then(|(soa, standing)| {
+            soa_of(soa).map(|soa| Timers::restored(bounds, soa, *standing))
+        });
+        let timers = restored.unwrap_or_else(|| Timers::fresh(bounds));
+        let due = timers.next(now / 1000, rand::random()) * 1000;
+        let expired = timers.expired(now / 1000);
+        if expired && kept.is_some() {
+            self.keeper.expire(&apex);
+        }
+        let zone = Zone {
+            secondary: Arc::new(secondary),
+            timers,
+            generation: 0,
+            stage: Stage::Queued,
+            asked: 0,
+            again: false,
+            expired,
+            watched: None,
+            abort: None,
+        };
+        self.zones.insert(apex.clone(), zone);
+        self.schedule(&apex, due);
+        self.watch(&apex, now / 1000);
+    }
+
+    /// Wakes a zone at `due`.
+    fn schedule(&mut self, apex: &Name, due: u64) {
+        let Some(zone) = self.zones.get_mut(apex) else { return };
+        self.next_generation += 1;
+        zone.generation = self.next_generation;
+        zone.stage = Stage::Queued;
+        self.queue.push(Reverse((due, zone.generation, apex.clone())));
+        self.compact();
+    }
+
+    /// Void entries go when they are the greater part, so that notices cannot make the queue grow.
+    fn compact(&mut self) {
+        if self.queue.len() > 1024 + 4 * self.zones.len() {
+            let zones = &self.zones;
+            self.queue.retain(|Reverse((_, generation, apex))| {
+                zones.get(apex).is_some_and(|zone| zone.generation == *generation)
+            });
+        }
+    }
+
+    /// Sees to it that a zone is looked at when it expires, whatever its refresh does meanwhile.
+    fn watch(&mut self, apex: &Name, now: u64) {
+        let Some(zone) = self.zones.get_mut(apex) else { return };
+        let Some(expires) = zone.timers.expires(now) else { return };
+        // A later time than that of the entry is seen when the entry's time comes.
+        if zone.watched.is_none_or(|watched| expires < watched) {
+            zone.watched = Some(expires);
+            self.expiries.push(Reverse((expires, apex.clone())));
+        }
+    }
+
+    fn expire(&mut self, now: u64) {
+        while let Some(Reverse((time, _))) = self.expiries.peek() {
+            if *time > now {
+                return;
+            }
+            let Some(Reverse((time, apex))) = self.expiries.pop() else { return };
+            let Some(zone) = self.zones.get_mut(&apex) else { continue };
+            if zone.watched != Some(time) {
+                continue;
+            }
+            zone.watched = None;
+            if !zone.timers.expired(now) {
+                self.watch(&apex, now);
+            } else if !zone.expired {
+                zone.expired = true;
+                warn!(zone = %apex, "expired: no primary confirmed it in time; not served any more");
+                self.keeper.expire(&apex);
+            }
+        }
+    }
+
+    /// Moves the zones whose time has come.
+    fn wake(&mut self, now: u64) {
+        while let Some(Reverse((due, _, _))) = self.queue.peek() {
+            if *due > now {
+                return;
+            }
+            let Some(Reverse((_, generation, apex))) = self.queue.pop() else { return };
+            let Some(zone) = self.zones.get_mut(&apex) else { continue };
+            if zone.generation != generation || zone.stage != Stage::Queued {
+                continue;
+            }
+            zone.stage = Stage::Ready;
+            self.ready.push_back(apex);
+        }
+    }
+
+    fn start_ready(&mut self) {
+        while self.running.len() < self.settings.at_once {
+            let Some(apex) = self.ready.pop_front() else { return };
+            let Some(zone) = self.zones.get_mut(&apex) else { continue };
+            if zone.stage != Stage::Ready {
+                continue;
+            }
+            let Some(primary) = zone.secondary.primaries.first() else {
+                // Until it is added again, with primaries.
+                zone.stage = Stage::Queued;
+                continue;
+            };
+            let address = primary.address.ip();
+            let taken = self.of_primary.entry(address).or_insert(0);
+            if *taken >= self.settings.at_once_of_primary {
+                self.waiting.entry(address).or_default().push_back(apex);
+                continue;
+            }
+            *taken += 1;
+            zone.stage = Stage::Running;
+            zone.asked = unix_millis();
+            zone.again = false;
+            let job = refresh(
+                self.keeper.clone(),
+                self.connect.clone(),
+                self.settings,
+                zone.secondary.clone(),
+                zone.timers.clone(),
+            );
+            let abort = self.running.spawn(job);
+            let generation = zone.generation;
+            self.jobs.insert(abort.id(), Job { apex, address, generation });
+            zone.abort = Some(abort);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
+        let (id, outcome) = match ended {
+            Ok(ended) => ended,
+            Err(error) if error.is_cancelled() => (error.id(), Outcome::Failed),
+            Err(error) => {
+                warn!(%error, "a refresh ended by a fault of this program");
+                (error.id(), Outcome::Failed)
+            }
+        };
+        let Some(Job { apex, address, generation }) = self.jobs.remove(&id) else { return };
+        self.leave(address);
+        // A zone that was removed and added again is not the one that was asked for.
+        let Some(zone) = self.zones.get_mut(&apex).filter(|zone| zone.generation == generation)
+        else {
+            return;
+        };
+        zone.abort = None;
+        let now = unix_millis();
+        match outcome {
+            Outcome::Transferred(timers) | Outcome::Confirmed(timers) => {
+                zone.timers = timers;
+                zone.expired = false;
+            }
+            Outcome::Failed => zone.timers.failed(),
+        }
+        let due = if zone.again {
+            now.max(zone.asked + BETWEEN_NOTICES)
+        } else {
+            zone.timers.next(now / 1000, rand::random()) * 1000
+        };
+        self.schedule(&apex, due);
+        self.watch(&apex, now / 1000);
+    }
+
+    /// A place at a primary is free: the first that waits for it is next of all.
+    fn leave(&mut self, address: IpAddr) {
+        if let Some(taken) = self.of_primary.get_mut(&address) {
+            *taken -= 1;
+            if *taken == 0 {
+                self.of_primary.remove(&address);
+            }
+        }
+        if let Some(waiting) = self.waiting.get_mut(&address) {
+            self.ready.extend(waiting.pop_front());
+            if waiting.is_empty() {
+                self.waiting.remove(&address);
+            }
+        }
+    }
+}
+
+/// Asks the primaries of a zone, one after the other.
+async fn refresh<K: Keeper, C: Connect>(
+    keeper: Arc<K>,
+    connect: Arc<C>,
+    settings: Settings,
+    zone: Arc<Secondary>,
+    timers: Timers,
+) -> Outcome {
+    for primary in &zone.primaries {
+        let ask = Ask {
+            apex: zone.apex.clone(),
+            key: primary.key.clone(),
+            limits: zone.limits,
+            pace: settings.pace,
+        };
+        let to = primary.address;
+        let refresh = One { keeper: &*keeper, connect: &*connect, settings, ask, to };
+        match refresh.run(timers.clone()).await {
+            Ok(outcome) => return outcome,
+            Err(error) => {
+                debug!(zone = %zone.apex, primary = %to, %error, "refresh failed");
+            }
+        }
+    }
+    Outcome::Failed
+}
+
+/// A refresh from one primary.
+struct One<'a, K, C> {
+    keeper: &'a K,
+    connect: &'a C,
+    settings: Settings,
+    ask: Ask,
+    to: SocketAddr,
+}
+
+impl<K: Keeper, C: Connect> One<'_, K, C> {
+    async fn run(&self, mut timers: Timers) -> Result<Outcome, Failure> {
+        let have = self.keeper.soa(&self.ask.apex);
+        if let Some(have) = &have {
+            let version = version(&mut self.stream().await?, &self.ask).await?;
+            let (theirs, ours) = (serial_of(&version.soa), serial_of(have));
+            if theirs == ours {
+                return Ok(self.confirm(timers, version.expire).await);
+            }
+            if !newer(theirs, ours) {
+                return Err(Failure::Behind { theirs, ours });
+            }
+        }
+        match self.incremental(have.as_ref()).await {
+            Ok(Some((records, expire))) => return self.accept(&mut timers, records, expire).await,
+            Ok(None) => {}
+            Err(Failure::Pull(error)) if !error.is_about_content() => return Err(error.into()),
+            Err(error) => {
+                debug!(zone = %self.ask.apex, primary = %self.to, %error, "IXFR failed; trying AXFR");
+            }
+        }
+        let Pulled { received, expire } = pull(&mut self.stream().await?, &self.ask, None).await?;
+        match received {
+            Received::Zone(records) => self.accept(&mut timers, records, expire).await,
+            // Not an answer to AXFR; `Inbound` does not give it.
+            Received::Differences(_) | Received::UpToDate(_) => Err(Failure::NoSoa),
+        }
+    }
+
+    /// The zone by IXFR; `None` where there is nothing to begin with.
+    async fn incremental(
+        &self,
+        have: Option<&Record>,
+    ) -> Result<Option<(Vec<Record>, Option<u32>)>, Failure> {
+        let Some(have) = have else { return Ok(None) };
+        let mut stream = self.stream().await?;
+        let Pulled { received, expire } = pull(&mut stream, &self.ask, Some(have)).await?;
+        match received {
+            Received::Zone(records) => Ok(Some((records, expire))),
+            Received::Differences(steps) => {
+                let Some(old) = self.keeper.records(&self.ask.apex) else { return Ok(None) };
+                Ok(Some((apply(&old, &steps)?, expire)))
+            }
+            // It said otherwise a moment ago: AXFR has the last word.
+            Received::UpToDate(_) => Ok(None),
+        }
+    }
+
+    async fn accept(
+        &self,
+        timers: &mut Timers,
+        records: Vec<Record>,
+        expire: Option<u32>,
+    ) -> Result<Outcome, Failure> {
+        let soa = records.first().and_then(soa_of).ok_or(Failure::NoSoa)?.clone();
+        let count = records.len();
+        let standing = timers.transferred(&soa, expire, unix_millis() / 1000);
+        let apex = &self.ask.apex;
+        self.keeper.accept(apex, records, standing).await.map_err(Failure::Admission)?;
+        let serial = soa.serial().into_int();
+        info!(zone = %apex, primary = %self.to, serial, records = count, "new version");
+        Ok(Outcome::Transferred(timers.clone()))
+    }
+
+    async fn confirm(&self, mut timers: Timers, expire: Option<u32>) -> Outcome {
+        let standing = timers.confirmed(expire, unix_millis() / 1000);
+        self.keeper.confirm(&self.ask.apex, standing).await;
+        Outcome::Confirmed(timers)
+    }
+
+    async fn stream(&self) -> Result<C::Stream, Failure> {
+        let wait = self.settings.connect;
+        let connected = tokio::time::timeout(wait, self.connect.connect(self.to)).await;
+        connected.map_err(|_| Failure::ConnectLate(wait))?.map_err(Failure::Connect)
+    }
+}
+
+impl From<FrameError> for Failure {
+    fn from(error: FrameError) -> Self {
+        Self::Pull(error.into())
+    }
+}
+
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::DuplexStream;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::transfer::access::Rule;
+    use crate::transfer::difference::Difference;
+    use crate::transfer::fixture::{name, soa, zone};
+    use crate::transfer::frame::Reader;
+    use crate::transfer::query;
+    use crate::transfer::serve::{Over, Served, Server, Zones, send};
+    use crate::transfer::tsig::Keys;
+
+    /// What is kept, and what happened to it.
+    #[derive(Default)]
+    struct Shelf {
+        zones: Mutex<BTreeMap<String, Vec<Record>>>,
+        events: Mutex<Vec<String>>,
+        changed: Notify,
+        refuse: bool,
+    }
+
+    impl Shelf {
+        fn tell(&self, event: String) {
+            self.events.lock().unwrap().push(event);
+            self.changed.notify_one();
+        }
+
+        async fn wait_for(&self, event: &str) {
+            let until = tokio::time::timeout(Duration::from_secs(20), async {
+                while !self.events.lock().unwrap().iter().any(|told| told == event) {
+                    self.changed.notified().await;
+                }
+            });
+            until.await.unwrap_or_else(|_| panic!("no {event}: {:?}", self.events.lock().unwrap()));
+        }
+    }
+
+    impl Keeper for Shelf {
+        fn soa(&self, apex: &Name) -> Option<Record> {
+            self.zones.lock().unwrap().get(&apex.to_string()).map(|zone| zone[0].clone())
+        }
+        fn records(&self, apex: &Name) -> Option<Vec<Record>> {
+            self.zones.lock().unwrap().get(&apex.to_string()).cloned()
+        }
+        async fn accept(&self, apex: &Name, zone: Vec<Record>, _: Standing) -> Result<(), String> {
+            if self.refuse {
+                self.tell(format!("refused {apex}"));
+                return Err("not signed".to_string());
+            }
+            let (serial, count) = (serial_of(&zone[0]), zone.len());
+            self.zones.lock().unwrap().insert(apex.to_string(), zone);
+            self.tell(format!("{apex} {serial} {count}"));
+            Ok(())
+        }
+        async fn confirm(&self, apex: &Name, _: Standing) {
+            self.tell(format!("confirmed {apex}"));
+        }
+        fn expire(&self, apex: &Name) {
+            self.tell(format!("expired {apex}"));
+        }
+    }
+
+    struct Version(Vec<Record>);
+
+    impl Served for Version {
+        fn soa(&self) -> Record {
+            self.0[0].clone()
+        }
+        fn records(&self) -> Vec<Record> {
+            self.0.clone()
+        }
+        fn expires_in(&self) -> Option<u32> {
+            None
+        }
+        fn steps_since(&self, _: u32) -> Option<Vec<Arc<Difference>>> {
+            None
+        }
+    }
+
+    /// A primary of one zone that never listens on a socket.
+    #[derive(Clone, Default)]
+    struct Fake(Arc<Inner>);
+
+    #[derive(Default)]
+    struct Inner {
+        zone: Mutex<Vec<Record>>,
+        open: AtomicUsize,
+        silent: bool,
+    }
+
+    impl Zones for Fake {
+        fn find(&self, _: &Name) -> Option<Arc<dyn Served>> {
+            Some(Arc::new(Version(self.0.zone.lock().unwrap().clone())))
+        }
+        fn transfer_rules(&self, _: &Name) -> Arc<[Rule]> {
+            Arc::new([Rule::From("::/0".parse().unwrap())])
+        }
+        fn primaries(&self, _: &Name) -> Option<Arc<[Rule]>> {
+            None
+        }
+        fn notified(&self, _: &Name, _: Option<u32>) {}
+    }
+
+    impl Connect for Fake {
+        type Stream = DuplexStream;
+
+        async fn connect(&self, _: SocketAddr) -> io::Result<DuplexStream> {
+            let (near, mut far) = tokio::io::duplex(4096);
+            let primary = self.clone();
+            tokio::spawn(async move {
+                primary.0.open.fetch_add(1, Ordering::SeqCst);
+                let mut reader = Reader::new(Pace::default());
+                while let Ok(Some(query)) = reader.read(&mut far).await {
+                    if primary.0.silent {
+                        continue;
+                    }
+                    let server = Server::new(primary.clone(), Keys::default());
+                    let plain = |body: &[u8], out: &mut Vec<u8>| {
+                        let message = domain::base::Message::from_slice(body).unwrap();
+                        let rcode = domain::base::iana::Rcode::NOERROR;
+                        let mut reply = query::begin_reply(message, rcode);
+                        reply.push(&primary.0.zone.lock().unwrap()[0]).unwrap();
+                        *out = reply.finish();
+                    };
+                    let client = "::1".parse().unwrap();
+                    let reply = server.handle(&query, client, Over::Stream, 0, plain);
+                    if send(&mut far, reply, Pace::default()).await.is_err() {
+                        break;
+                    }
+                }
+                primary.0.open.fetch_sub(1, Ordering::SeqCst);
+            });
+            Ok(near)
+        }
+    }
+
+    fn secondary(apex: &str) -> Secondary {
+        let primary = Primary { address: "[::1]:53".parse().unwrap(), key: None };
+        Secondary { apex: name(apex), primaries: vec![primary], limits: Limits::default() }
+    }
+
+    fn start(shelf: &Arc<Shelf>, primary: &Fake) -> Handle {
+        let settings = Settings::default();
+        let (handle, task) = Refresher::new(shelf.clone(), primary.clone(), settings);
+        tokio::spawn(task.run());
+        handle
+    }
+
+    #[tokio::test]
+    async fn a_zone_comes_follows_notices_and_is_confirmed() {
+        let (shelf, primary) = (Arc::new(Shelf::default()), Fake::default());
+        *primary.0.zone.lock().unwrap() = zone(1, 3);
+        let handle = start(&shelf, &primary);
+        handle.add(secondary("example.org"), None).await;
+        shelf.wait_for("example.org 1 8").await;
+        *primary.0.zone.lock().unwrap() = zone(2, 4);
+        handle.notified(name("example.org"));
+        shelf.wait_for("example.org 2 10").await;
+        handle.notified(name("example.org"));
+        shelf.wait_for("confirmed example.org").await;
+    }
+
+    #[tokio::test]
+    async fn a_zone_that_is_refused_does_not_replace_the_old_one_nor_does_an_older_one() {
+        let shelf = Arc::new(Shelf { refuse: true, ..Shelf::default() });
+        shelf.zones.lock().unwrap().insert("example.org".into(), zone(5, 1));
+        let primary = Fake::default();
+        *primary.0.zone.lock().unwrap() = zone(6, 3);
+        let handle = start(&shelf, &primary);
+        handle
+            .add(
+                secondary("example.org"),
+                Some((soa(5), Standing { refreshed: 0, expires: u64::MAX })),
+            )
+            .await;
+        shelf.wait_for("refused example.org").await;
+        assert_eq!(shelf.records(&name("example.org")), Some(zone(5, 1)));
+    }
+
+    #[tokio::test]
+    async fn a_zone_expires_in_time_though_its_primary_is_silent() {
+        let shelf = Arc::new(Shelf::default());
+        shelf.zones.lock().unwrap().insert("example.org".into(), zone(5, 1));
+        let primary = Fake(Arc::new(Inner { silent: true, ..Inner::default() }));
+        let handle = start(&shelf, &primary);
+        let expires = unix_millis() / 1000 + 2;
+        let standing = Standing { refreshed: 0, expires };
+        handle.add(secondary("example.org"), Some((soa(5), standing))).await;
+        shelf.wait_for("expired example.org").await;
+        assert!(unix_millis() / 1000 >= expires);
+    }
+
+    #[tokio::test]
+    async fn a_primary_has_a_few_places_only() {
+        let shelf = Arc::new(Shelf::default());
+        let primary = Fake(Arc::new(Inner { silent: true, ..Inner::default() }));
+        let handle = start(&shelf, &primary);
+        for number in 0..40 {
+            handle.add(secondary(&format!("z{number}.example")), None).await;
+        }
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        let most = Settings::default().at_once_of_primary;
+        assert_eq!(primary.0.open.load(Ordering::SeqCst), most);
+        // One that goes makes room for another.
+        for number in 0..40 {
+            handle.remove(name(&format!("z{number}.example"))).await;
+        }
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(primary.0.open.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn all_zones_of_a_primary_get_their_turn() {
+        let (shelf, primary) = (Arc::new(Shelf::default()), Fake::default());
+        // For all but the last zone the answer is another zone's, and so none.
+        *primary.0.zone.lock().unwrap() = zone(1, 50);
+        let handle = start(&shelf, &primary);
+        for number in 0..40 {
+            handle.add(secondary(&format!("z{number}.example")), None).await;
+        }
+        handle.add(secondary("example.org"), None).await;
+        shelf.wait_for("example.org 1 102").await;
+    }
+}
