@@ -10,3 +10,4 @@ pub mod reach;
 pub mod registration;
 pub mod status;
 pub mod uplink;
+pub mod zone;
