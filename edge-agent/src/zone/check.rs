@@ -18,7 +18,9 @@ use hickory_proto::dnssec::rdata::{DNSKEY, DNSSECRData, DS, NSEC3, RRSIG};
 use hickory_proto::dnssec::{Nsec3HashAlgorithm, Verifier};
 use hickory_proto::rr::rdata::NULL;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, Restrict};
+use hickory_proto::serialize::binary::{
+    BinDecodable, BinDecoder, BinEncodable, BinEncoder, NameEncoding, Restrict,
+};
 use sealpost_dns::record::{Data, Name as ZoneName, Record as ZoneRecord};
 
 use super::{canonical, digest};
@@ -236,7 +238,7 @@ impl View {
     fn entry(&self, keys: &[(u16, &DNSKEY)], ds: &DS) -> Option<usize> {
         keys.iter().position(|(tag, key)| {
             *tag == ds.key_tag()
-                && verifies(key.algorithm(), ds.algorithm())
+                && key.algorithm() == ds.algorithm()
                 && ds.covers(&self.apex, key).unwrap_or(false)
         })
     }
@@ -274,7 +276,7 @@ impl View {
                 *tag == input.key_tag
                     && key.zone_key()
                     && !key.revoke()
-                    && verifies(key.algorithm(), input.algorithm)
+                    && key.algorithm() == input.algorithm
                     && key.verify_rrsig(name, DNSClass::IN, rrsig, set.iter()).is_ok()
             };
             let place = keys.iter().position(right).filter(|_| fits);
@@ -385,14 +387,6 @@ impl View {
     }
 }
 
-/// Whether a key of one algorithm is for signatures of another.
-fn verifies(
-    key: hickory_proto::dnssec::Algorithm,
-    other: hickory_proto::dnssec::Algorithm,
-) -> bool {
-    key == other
-}
-
 /// A record in hickory's form. Data that it cannot read, or would write differently, is opaque.
 fn read(record: &ZoneRecord) -> Option<Record> {
     let name = Name::from_bytes(&canonical::name(record.owner())).ok()?;
@@ -400,8 +394,7 @@ fn read(record: &ZoneRecord) -> Option<Record> {
     let octets = canonical::data(record);
     let length = u16::try_from(octets.len()).ok()?;
     let known = RData::read(&mut BinDecoder::new(&octets), rtype, Restrict::new(length)).ok();
-    let same =
-        |data: &RData| data.record_type() == rtype && data.to_bytes().is_ok_and(|it| it == octets);
+    let same = |data: &RData| data.record_type() == rtype && written(data) == Some(octets.clone());
     let data = match known.filter(same) {
         Some(data) => data,
         None => RData::Unknown { code: rtype, rdata: NULL::with(octets) },
@@ -409,4 +402,14 @@ fn read(record: &ZoneRecord) -> Option<Record> {
     let mut read = Record::from_rdata(name, record.ttl().as_secs(), data);
     read.dns_class = DNSClass::from(record.class().to_int());
     Some(read)
+}
+
+/// Data as hickory would sign it.
+fn written(data: &RData) -> Option<Vec<u8>> {
+    let mut octets = Vec::new();
+    let mut encoder = BinEncoder::new(&mut octets);
+    encoder.set_canonical_form(true);
+    encoder.set_name_encoding(NameEncoding::Uncompressed);
+    data.emit(&mut encoder).ok()?;
+    Some(octets)
 }
