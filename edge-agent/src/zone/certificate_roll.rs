@@ -48,7 +48,7 @@ pub fn may_use(next: &KeyDigest, published: &[Published], now: u64) -> Result<()
     let since = found.since.ok_or(NotYet::Spreading)?;
     let wait = u64::from(found.kept) + MARGIN.as_secs();
     // A clock that was set back since then begins the wait again rather than to shorten it.
-    let waited = now.checked_sub(since).unwrap_or_default();
+    let waited = now.saturating_sub(since);
     match wait.checked_sub(waited) {
         None | Some(0) => Ok(()),
         Some(left) => Err(NotYet::Cached(Duration::from_secs(left))),

@@ -85,6 +85,21 @@ pub enum Fault {
 }
 
 type Types = BTreeMap<RecordType, Vec<Record>>;
+type Signatures<'a> = BTreeMap<RecordType, Vec<Signature<'a>>>;
+
+/// A signature, and the TTL of its record.
+struct Signature<'a> {
+    rrsig: &'a RRSIG,
+    ttl: u32,
+}
+
+/// A name that the chain has to tell of.
+struct Told<'a> {
+    name: &'a Name,
+    types: BTreeSet<RecordType>,
+    /// Whether anything there is signed.
+    signed: bool,
+}
 
 /// Verifies a whole zone at `now`, in seconds since 1970, against what its parent says or will say.
 pub fn verify(
@@ -129,7 +144,7 @@ pub fn verify(
         let hashed = types.len() == 1 && types.contains_key(&RecordType::NSEC3);
         if !below && !hashed {
             let shown: BTreeSet<_> = types.keys().copied().filter(|rtype| known(*rtype)).collect();
-            told.push((name, shown, !signatures.is_empty()));
+            told.push(Told { name, types: shown, signed: !signatures.is_empty() });
         }
     }
     verified.names = zone.chain(&told)?;
@@ -189,16 +204,16 @@ impl View {
         types.and_then(|types| types.get(&rtype)).map(Vec::as_slice).unwrap_or_default()
     }
 
-    fn signatures(
-        &self,
-        name: &Name,
-    ) -> Result<BTreeMap<RecordType, Vec<(&RRSIG, u32)>>, CheckError> {
+    fn signatures(&self, name: &Name) -> Result<Signatures<'_>, CheckError> {
         let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for record in self.signatures.get(name).into_iter().flatten() {
             let RData::DNSSEC(DNSSECRData::RRSIG(rrsig)) = &record.data else {
                 return Err(fault(name, Fault::Unreadable(RecordType::RRSIG)));
             };
-            found.entry(rrsig.input().type_covered).or_default().push((rrsig, record.ttl));
+            found
+                .entry(rrsig.input().type_covered)
+                .or_default()
+                .push(Signature { rrsig, ttl: record.ttl });
         }
         Ok(found)
     }
@@ -249,7 +264,7 @@ impl View {
         name: &Name,
         rtype: RecordType,
         set: &[Record],
-        signatures: &[(&RRSIG, u32)],
+        signatures: &[Signature<'_>],
         keys: &[(u16, &DNSKEY)],
         now: u64,
     ) -> Result<BTreeSet<usize>, CheckError> {
@@ -260,7 +275,7 @@ impl View {
         if signatures.is_empty() {
             return Err(fault(name, Fault::Unsigned(rtype)));
         }
-        let signer = |(rrsig, own_ttl): &(&RRSIG, u32)| {
+        let signer = |Signature { rrsig, ttl: own_ttl }: &Signature<'_>| {
             let input = rrsig.input();
             // Compared as serials are (RFC 4034 section 3.1.5).
             let now = Serial(now as u32);
@@ -285,9 +300,8 @@ impl View {
         signatures.iter().map(signer).collect()
     }
 
-    /// Verifies the chain over all names that it has to tell of: name, types, and whether anything
-    /// there is signed.
-    fn chain(&self, told: &[(&Name, BTreeSet<RecordType>, bool)]) -> Result<usize, CheckError> {
+    /// Verifies the chain over all names that it has to tell of.
+    fn chain(&self, told: &[Told<'_>]) -> Result<usize, CheckError> {
         let mut kinds = self.nodes.values().flat_map(|types| types.keys());
         let nsec = kinds.clone().any(|rtype| *rtype == RecordType::NSEC);
         let nsec3 = kinds.any(|rtype| *rtype == RecordType::NSEC3);
@@ -298,9 +312,9 @@ impl View {
         }
     }
 
-    fn nsec(&self, told: &[(&Name, BTreeSet<RecordType>, bool)]) -> Result<usize, CheckError> {
+    fn nsec(&self, told: &[Told<'_>]) -> Result<usize, CheckError> {
         let nexts = told.iter().cycle().skip(1);
-        for ((name, types, _), (next, ..)) in told.iter().zip(nexts) {
+        for (Told { name, types, .. }, next) in told.iter().zip(nexts) {
             let set = self.nodes.get(*name).and_then(|types| types.get(&RecordType::NSEC));
             let [record] = set.map(Vec::as_slice).unwrap_or_default() else {
                 return Err(fault(name, Fault::Chain));
@@ -310,7 +324,7 @@ impl View {
             };
             let mut types = types.clone();
             types.insert(RecordType::RRSIG);
-            let right = nsec.next_domain_name() == *next && nsec.type_bit_maps().eq(types);
+            let right = nsec.next_domain_name() == next.name && nsec.type_bit_maps().eq(types);
             if !right {
                 return Err(fault(name, Fault::Chain));
             }
@@ -318,7 +332,7 @@ impl View {
         Ok(told.len())
     }
 
-    fn nsec3(&self, told: &[(&Name, BTreeSet<RecordType>, bool)]) -> Result<usize, CheckError> {
+    fn nsec3(&self, told: &[Told<'_>]) -> Result<usize, CheckError> {
         let broken = |name: &Name| fault(name, Fault::Chain);
         // What the chain should tell, by hash; names in between have nothing.
         let mut wanted: BTreeMap<Vec<u8>, (&Name, BTreeSet<RecordType>)> = BTreeMap::new();
@@ -326,7 +340,7 @@ impl View {
             let hash = Nsec3HashAlgorithm::SHA1.hash(&[], name, 0);
             hash.map(|hash| hash.as_ref().to_vec()).map_err(|_| broken(name))
         };
-        for (name, types, signed) in told {
+        for Told { name, types, signed } in told {
             let mut types = types.clone();
             if *signed {
                 types.insert(RecordType::RRSIG);
@@ -412,4 +426,99 @@ fn written(data: &RData) -> Option<Vec<u8>> {
     encoder.set_name_encoding(NameEncoding::Uncompressed);
     data.emit(&mut encoder).ok()?;
     Some(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zone::canonical::tests::records;
+    use crate::zone::denial::Denial;
+    use crate::zone::keys::{Keys, Role, ZoneKey};
+    use crate::zone::sign::{Policy, sign};
+
+    const NOW: u64 = 1_790_000_000;
+    const ZONE: &str = "@ 3600 SOA ns h 0 14400 3600 2419200 300\n@ 3600 NS ns\n\
+        ns 300 A 192.0.2.1\nmail 60 MX 10 NS\nx.y 60 TXT a\n*.y 60 TXT b\n\
+        sub 60 NS ns.sub\nns.sub 60 A 192.0.2.2\nsub 60 DS 1 13 2 00\n";
+
+    fn signed(denial: Denial, digest: bool) -> (ZoneName, Vec<ZoneRecord>, Vec<Ds<Bytes>>) {
+        let apex: ZoneName = "example.".parse().unwrap();
+        let keys = Keys::combined(ZoneKey::generate(Role::Entry).unwrap());
+        let unsigned = canonical::sort(records("example.", ZONE));
+        let policy = Policy { denial, digest, ..Policy::default() };
+        let zone = sign(&apex, &unsigned, 7, &keys, &policy, None, NOW).unwrap();
+        let ds = keys.ds(&apex);
+        (apex, zone.records, ds)
+    }
+
+    fn verdict(zone: &[ZoneRecord], ds: &[Ds<Bytes>], now: u64) -> Result<Verified, Fault> {
+        verify(&"example.".parse().unwrap(), zone, ds, now).map_err(|error| error.fault)
+    }
+
+    #[test]
+    fn a_right_zone_is_right_from_an_hour_ago_until_its_signatures_end() {
+        for denial in [Denial::Nsec, Denial::Nsec3] {
+            let (_, zone, ds) = signed(denial, true);
+            assert!(verdict(&zone, &ds, NOW).is_ok());
+            assert!(verdict(&zone, &ds, NOW - 3600).is_ok());
+            assert!(matches!(verdict(&zone, &ds, NOW - 3601), Err(Fault::Signature(_))));
+            let weeks = 14 * 24 * 3600;
+            assert!(matches!(verdict(&zone, &ds, NOW + weeks), Err(Fault::Signature(_))));
+        }
+    }
+
+    /// The wire format of a zone with one bit flipped is refused or is the same zone: bits that
+    /// tell small letters from large ones, and those of what only the digest covers.
+    #[test]
+    fn no_flipped_bit_passes() {
+        for denial in [Denial::Nsec, Denial::Nsec3] {
+            let (_, zone, ds) = signed(denial, true);
+            for (place, record) in zone.iter().enumerate() {
+                let octets = canonical::data(record);
+                // Not each of a signature's bits, as each takes a verification of the whole zone.
+                for bit in (0..octets.len() * 8).step_by(29) {
+                    let mut flipped = octets.clone();
+                    flipped[bit / 8] ^= 1 << (bit % 8);
+                    let Some(data) = parsed(record, flipped) else { continue };
+                    let mut other = zone.clone();
+                    *other[place].data_mut() = data;
+                    let same = canonical::data(&other[place]) == octets;
+                    assert_eq!(verdict(&other, &ds, NOW).is_ok(), same, "bit {bit} of {record}");
+                }
+            }
+        }
+    }
+
+    fn parsed(record: &ZoneRecord, data: Vec<u8>) -> Option<Data> {
+        use domain::base::name::FlattenInto;
+        use domain::base::rdata::ParseRecordData;
+        let octets = Bytes::from(data);
+        let mut parser = domain::dep::octseq::Parser::from_ref(&octets);
+        let data = domain::rdata::ZoneRecordData::parse_rdata(record.rtype(), &mut parser);
+        let Ok(data) = data.ok()??.try_flatten_into();
+        Some(data)
+    }
+
+    #[test]
+    fn each_fault_has_its_name() {
+        let (_, zone, ds) = signed(Denial::Nsec, false);
+        let without = |rtype: RecordType| -> Vec<_> {
+            let number = u16::from(rtype);
+            zone.iter().filter(|record| record.rtype().to_int() != number).cloned().collect()
+        };
+        let of = |zone: &[ZoneRecord]| verdict(zone, &ds, NOW).unwrap_err();
+        assert_eq!(of(&without(RecordType::SOA)), Fault::Soa);
+        assert_eq!(of(&without(RecordType::NSEC)), Fault::Excess(RecordType::NSEC));
+        assert_eq!(of(&without(RecordType::DNSKEY)), Fault::Ds(RecordType::DNSKEY));
+        assert_eq!(of(&without(RecordType::RRSIG)), Fault::Unsigned(RecordType::NS));
+        let with = |text: &str| [zone.clone(), records("example.", text)].concat();
+        assert_eq!(of(&with("a.other. 60 A 192.0.2.1\n")), Fault::Outside);
+        assert_eq!(of(&with("mail 61 MX 20 ns\n")), Fault::Ttl(RecordType::MX));
+        assert_eq!(of(&with("new 60 A 192.0.2.1\n")), Fault::Unsigned(RecordType::A));
+        assert_eq!(of(&with("@ 60 SOA ns h 0 14400 3600 2419200 300\n")), Fault::Soa);
+        let (_, _, other) = signed(Denial::Nsec, false);
+        assert_eq!(verdict(&zone, &other, NOW), Err(Fault::Ds(RecordType::DNSKEY)));
+        assert_eq!(verdict(&zone, &[], NOW), Err(Fault::Ds(RecordType::DNSKEY)));
+        assert!(verdict(&[], &ds, NOW).is_err());
+    }
 }

@@ -280,3 +280,145 @@ fn demand(
 ) -> Result<(), ContentError> {
     if fits { Ok(()) } else { Err(ContentError::Text { what, rule, text: text.into() }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zone::canonical;
+    use crate::zone::plan::{Challenge, Exchanger, Text};
+
+    fn host(name: &str, addresses: &[&str]) -> Host {
+        let addresses = addresses.iter().map(|it| it.parse().unwrap()).collect();
+        Host { name: name.parse().unwrap(), addresses }
+    }
+
+    fn plan() -> Plan {
+        let mut plan = Plan::new("a.example.".parse().unwrap());
+        plan.name_servers =
+            vec![host("ns.a.example.", &["192.0.2.1"]), host("ns.b.example.", &["192.0.2.9"])];
+        plan
+    }
+
+    fn lines(plan: &Plan) -> Vec<String> {
+        let records = canonical::sort(records(plan, 7).unwrap());
+        records.iter().map(|it| it.to_string().trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_bare_zone_has_its_servers_and_the_addresses_that_are_its_own() {
+        assert_eq!(
+            lines(&plan()),
+            [
+                "a.example. 3600 IN NS ns.a.example.",
+                "a.example. 3600 IN NS ns.b.example.",
+                "a.example. 3600 IN SOA ns.a.example. hostmaster.a.example. 7 14400 3600 2419200 300",
+                "ns.a.example. 300 IN A 192.0.2.1",
+            ]
+        );
+        let bare = Plan::new("a.example.".parse().unwrap());
+        assert!(matches!(records(&bare, 7), Err(ContentError::NoNameServer(_))));
+    }
+
+    #[test]
+    fn everything_that_mail_needs_is_there() {
+        let mut plan = plan();
+        plan.exchangers = vec![
+            Exchanger {
+                preference: 10,
+                host: host("mx.a.example.", &["192.0.2.2", "2001:db8::2"]),
+            },
+            Exchanger { preference: 20, host: host("mx.b.example.", &["192.0.2.3"]) },
+        ];
+        plan.certificate_keys = vec![[0xab; 32]];
+        plan.dkim = vec![Dkim { selector: "s1".into(), text: "v=DKIM1; p=QUJD".into() }];
+        plan.spf = Some("v=spf1 mx -all".into());
+        plan.dmarc = Some("v=DMARC1; p=reject".into());
+        plan.tls_reports = vec!["mailto:t@a.example".into(), "https://t.example/r".into()];
+        plan.mta_sts =
+            Some(MtaSts { id: "20261122".into(), addresses: vec!["192.0.2.4".parse().unwrap()] });
+        plan.authorities = vec![Authority {
+            domain: "letsencrypt.org".into(),
+            account: Some("https://acme.example/acct/1".into()),
+        }];
+        let name = "mx.a.example.".parse().unwrap();
+        plan.challenges = vec![Challenge { name, digest: "abc_-".into() }];
+        plan.texts = vec![Text { name: "_sealpost.a.example.".parse().unwrap(), text: "x".into() }];
+        let bare = lines(&self::plan());
+        let lines: Vec<_> = lines(&plan).into_iter().filter(|line| !bare.contains(line)).collect();
+        let key = "AB".repeat(32);
+        assert_eq!(
+            lines,
+            [
+                "a.example. 3600 IN MX 10 mx.a.example.",
+                "a.example. 3600 IN MX 20 mx.b.example.",
+                "a.example. 3600 IN TXT \"v=spf1 mx -all\"",
+                "a.example. 3600 IN CAA 0 issue \"letsencrypt.org; accounturi=https://acme.example/acct/1; \
+                 validationmethods=dns-01\"",
+                "a.example. 3600 IN CAA 0 issuewild \";\"",
+                "_dmarc.a.example. 3600 IN TXT \"v=DMARC1; p=reject\"",
+                "s1._domainkey.a.example. 3600 IN TXT \"v=DKIM1; p=QUJD\"",
+                "_mta-sts.a.example. 3600 IN TXT \"v=STSv1; id=20261122;\"",
+                "_sealpost.a.example. 3600 IN TXT \"x\"",
+                "_smtp._tls.a.example. 3600 IN TXT \"v=TLSRPTv1; rua=mailto:t@a.example,https://t.example/r\"",
+                "mta-sts.a.example. 300 IN A 192.0.2.4",
+                "mx.a.example. 300 IN A 192.0.2.2",
+                "mx.a.example. 300 IN AAAA 2001:db8::2",
+                "_acme-challenge.mx.a.example. 300 IN TXT \"abc_-\"",
+                &format!("_25._tcp.mx.a.example. 3600 IN TLSA 3 1 1 ( {key} )"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_long_text_is_split_where_it_must_be() {
+        for length in [1, 254, 255, 256, 510, 511, 4000] {
+            let mut plan = plan();
+            let text = "x".repeat(length);
+            plan.texts = vec![Text { name: plan.apex.clone(), text: text.clone() }];
+            let found =
+                records(&plan, 7).unwrap().into_iter().find_map(|record| match record.data() {
+                    Data::Txt(txt) => {
+                        let lengths: Vec<_> = txt.iter_charstrs().map(|it| it.len()).collect();
+                        Some((txt.text::<Vec<u8>>(), lengths))
+                    }
+                    _ => None,
+                });
+            let (whole, lengths) = found.unwrap();
+            assert_eq!(whole, text.as_bytes());
+            assert_eq!(lengths.len(), length.div_ceil(255));
+            assert!(lengths[..lengths.len() - 1].iter().all(|it| *it == 255));
+        }
+    }
+
+    #[test]
+    fn a_text_that_would_be_read_wrongly_is_refused() {
+        type Change = fn(&mut Plan);
+        let changes: [(Change, &str); 10] = [
+            (|plan| plan.spf = Some("v=spf10 -all".into()), "SPF policy must begin with v=spf1"),
+            (|plan| plan.dmarc = Some("p=none".into()), "DMARC policy must begin"),
+            (|plan| plan.dmarc = Some("v=DMARC1; p=none\n".into()), "printable ASCII"),
+            (|plan| plan.tls_reports = vec!["t@a.example".into()], "mailto: or https:"),
+            (|plan| plan.tls_reports = vec!["mailto:a,b".into()], "mailto: or https:"),
+            (|plan| plan.mta_sts = Some(MtaSts { id: "a b".into(), addresses: vec![] }), "1 to 32"),
+            (|plan| plan.texts = vec![Text { name: plan.apex.clone(), text: "ü".into() }], "ASCII"),
+            (
+                |plan| plan.texts = vec![Text { name: plan.apex.clone(), text: "x".repeat(4001) }],
+                "4000",
+            ),
+            (
+                |plan| plan.authorities = vec![Authority { domain: "x; y".into(), account: None }],
+                "be a domain",
+            ),
+            (
+                |plan| plan.dkim = vec![Dkim { selector: "a..b".into(), text: "v=DKIM1".into() }],
+                "a..b._domainkey before a.example is not a name",
+            ),
+        ];
+        for (change, words) in changes {
+            let mut plan = plan();
+            change(&mut plan);
+            let error = records(&plan, 7).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

@@ -101,9 +101,12 @@ pub fn parse(text: &[u8], file: &Path, apex: &Name) -> Result<Vec<Included>, Inc
     let mut entries = Entries { rest: text, line: 1 };
     let mut records = Vec::new();
     while let Some(entry) = entries.next() {
-        let (line, entry) =
-            entry.map_err(|(line, open)| IncludeError::Open { file: file.into(), line, open })?;
-        source.extend_from_slice(entry);
+        let Piece { line, text } = entry.map_err(|Unclosed { line, open }| IncludeError::Open {
+            file: file.into(),
+            line,
+            open,
+        })?;
+        source.extend_from_slice(text);
         // The last line may lack its end.
         source.extend_from_slice(b"\n");
         while let Some(found) = source.next_entry().map_err(|error| syntax(file, line, &error))? {
@@ -134,7 +137,19 @@ fn syntax(file: &Path, line: usize, error: &inplace::Error) -> IncludeError {
     IncludeError::Syntax { file: file.into(), line, reason: reason.into() }
 }
 
-/// The entries of a zone file with the lines on which they begin. The parser is given one at a time:
+/// The text of an entry, and the line on which it begins.
+struct Piece<'a> {
+    line: usize,
+    text: &'a [u8],
+}
+
+/// The line and the mark of what is not closed.
+struct Unclosed {
+    line: usize,
+    open: char,
+}
+
+/// The entries of a zone file. The parser is given one at a time:
 /// so each record's line is known, and what is left open, at which the parser panics, is found
 /// before.
 struct Entries<'a> {
@@ -143,8 +158,8 @@ struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// The next entry, or the line and the mark of what is not closed.
-    fn next(&mut self) -> Option<Result<(usize, &'a [u8]), (usize, char)>> {
+    /// The next entry, if any.
+    fn next(&mut self) -> Option<Result<Piece<'a>, Unclosed>> {
         if self.rest.is_empty() {
             return None;
         }
@@ -154,14 +169,14 @@ impl<'a> Entries<'a> {
         let (mut quoted, mut comment) = (false, false);
         while let Some((at, octet)) = octets.next() {
             match octet {
-                b'\n' if quoted => return Some(Err((self.line, '"'))),
+                b'\n' if quoted => return Some(Err(Unclosed { line: self.line, open: '"' })),
                 b'\n' => {
                     self.line += 1;
                     comment = false;
                     if parens.is_empty() {
-                        let (entry, rest) = self.rest.split_at(at + 1);
+                        let (text, rest) = self.rest.split_at(at + 1);
                         self.rest = rest;
-                        return Some(Ok((begin, entry)));
+                        return Some(Ok(Piece { line: begin, text }));
                     }
                 }
                 _ if comment => {}
@@ -176,12 +191,12 @@ impl<'a> Entries<'a> {
             }
         }
         if quoted {
-            return Some(Err((self.line, '"')));
+            return Some(Err(Unclosed { line: self.line, open: '"' }));
         }
         if let Some(line) = parens.first() {
-            return Some(Err((*line, '(')));
+            return Some(Err(Unclosed { line: *line, open: '(' }));
         }
-        Some(Ok((begin, std::mem::take(&mut self.rest))))
+        Some(Ok(Piece { line: begin, text: std::mem::take(&mut self.rest) }))
     }
 }
 

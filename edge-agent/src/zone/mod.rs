@@ -21,6 +21,7 @@ pub mod denial;
 pub mod digest;
 pub mod included;
 pub mod keys;
+pub mod master_file;
 pub mod plan;
 pub mod serial;
 pub mod sign;
@@ -118,4 +119,169 @@ pub fn recall(records: Vec<Record>) -> Option<Signed> {
     });
     let signed_at = begun.max().unwrap_or_default() + sign::BEFORE;
     Some(Signed { records: canonical::sort(records), serial, signed_at })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::keys::Role;
+    use super::plan::{Challenge, Exchanger, Host};
+    use super::*;
+    use crate::zone::denial::Denial;
+
+    const NOW: u64 = 1_790_000_000;
+    const DAY: u64 = 24 * 3600;
+
+    fn plan() -> Plan {
+        let host = |name: &str| Host {
+            name: name.parse().unwrap(),
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+        };
+        let mut plan = Plan::new("a.example.".parse().unwrap());
+        plan.name_servers = vec![host("ns1.a.example."), host("ns2.b.example.")];
+        plan.exchangers = vec![Exchanger { preference: 10, host: host("mx.a.example.") }];
+        plan
+    }
+
+    fn keys() -> Keys {
+        Keys::combined(ZoneKey::generate(Role::Entry).unwrap())
+    }
+
+    #[test]
+    fn nothing_new_is_not_published_again_and_everything_else_has_a_higher_serial() {
+        let (mut plan, keys, policy) = (plan(), keys(), Policy::default());
+        let first = build(&plan, &keys, &policy, None, NOW).unwrap();
+        assert!(first.changed);
+        let again = build(&plan, &keys, &policy, Some(&first.zone), NOW + DAY).unwrap();
+        assert!(!again.changed);
+        assert_eq!(again.zone, first.zone);
+
+        let name = plan.apex.clone();
+        plan.challenges.push(Challenge { name, digest: "abc".into() });
+        let with = build(&plan, &keys, &policy, Some(&first.zone), NOW).unwrap();
+        assert!(with.changed && with.zone.serial == first.zone.serial + 1);
+        plan.challenges.clear();
+        let without = build(&plan, &keys, &policy, Some(&with.zone), NOW + 1).unwrap();
+        assert!(without.changed && without.zone.serial == first.zone.serial + 2);
+
+        let renewed = build(&plan, &keys, &policy, Some(&without.zone), NOW + 5 * DAY).unwrap();
+        assert!(renewed.changed, "signatures are renewed");
+        assert_eq!(u64::from(renewed.zone.serial), NOW + 5 * DAY);
+    }
+
+    #[test]
+    fn a_year_of_days_on_and_off_keeps_two_thirds_of_every_life() {
+        let (plan, keys, policy) = (plan(), keys(), Policy::default());
+        let mut last: Option<Signed> = None;
+        for day in (0..365).filter(|day| day % 50 < 40) {
+            let now = NOW + day * DAY;
+            let built = build(&plan, &keys, &policy, last.as_ref(), now).unwrap();
+            let later = now + policy.validity.as_secs() * 2 / 3 - 1;
+            check::verify(&plan.apex, &built.zone.records, &built.ds, later).unwrap();
+            last = Some(built.zone);
+        }
+    }
+
+    #[test]
+    fn a_spoilt_memory_heals_and_a_recalled_one_is_as_good() {
+        let (plan, keys, policy) = (plan(), keys(), Policy::default());
+        let first = build(&plan, &keys, &policy, None, NOW).unwrap().zone;
+        assert_eq!(recall(first.records.clone()).unwrap(), first);
+
+        let mut spoilt = first.clone();
+        for record in &mut spoilt.records {
+            if let Data::Rrsig(rrsig) = record.data_mut() {
+                let mut signature = rrsig.signature().to_vec();
+                signature[5] ^= 1;
+                *rrsig = domain::rdata::Rrsig::new(
+                    rrsig.type_covered(),
+                    rrsig.algorithm(),
+                    rrsig.labels(),
+                    rrsig.original_ttl(),
+                    rrsig.expiration(),
+                    rrsig.inception(),
+                    rrsig.key_tag(),
+                    rrsig.signer_name().clone(),
+                    signature.into(),
+                )
+                .unwrap();
+            }
+        }
+        let healed = build(&plan, &keys, &policy, Some(&spoilt), NOW + 1).unwrap();
+        assert!(healed.changed && healed.zone.serial == first.serial + 1);
+        assert!(recall(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_change_of_the_way_to_sign_is_a_change() {
+        let (plan, keys, policy) = (plan(), keys(), Policy::default());
+        let first = build(&plan, &keys, &policy, None, NOW).unwrap();
+        for policy in [
+            Policy { denial: Denial::Nsec3, ..policy.clone() },
+            Policy { digest: false, ..policy.clone() },
+            Policy { validity: Duration::from_secs(35 * DAY), ..policy.clone() },
+        ] {
+            assert!(build(&plan, &keys, &policy, Some(&first.zone), NOW).unwrap().changed);
+        }
+        let other = self::keys();
+        assert!(build(&plan, &other, &policy, Some(&first.zone), NOW).unwrap().changed);
+    }
+
+    /// Lines of zone files, right and wrong, in which names meet often.
+    fn lines() -> impl Strategy<Value = String> {
+        let name = "((a|b|\\*|X)\\.){0,2}(a|b|c|D|mx|_x)";
+        let data = prop_oneof![
+            Just("A 192.0.2.7"),
+            Just("AAAA 2001:db8::7"),
+            Just("TXT \"x\" y"),
+            Just("MX 5 A.b"),
+            Just("NS ns.elsewhere."),
+            Just("NS a.b"),
+            Just("DS 1 13 2 0000000000000000000000000000000000000000000000000000000000000000"),
+            Just("CNAME Other.example."),
+            Just("DNAME Other.example."),
+            Just("TYPE65280 \\# 2 0a0B"),
+            Just("SRV 1 2 3 Target.example."),
+            Just("RP Who.example. What.example."),
+            Just("HTTPS 1 . alpn=h2"),
+            Just("CAA 0 issue \"x\""),
+        ];
+        (name, 0..9000u32, data).prop_map(|(name, ttl, data)| format!("{name} {ttl} {data}"))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// Whatever the owner writes is refused by name or gives a zone that verifies.
+        #[test]
+        fn what_is_not_refused_verifies(
+            lines in prop::collection::vec(lines(), 0..12),
+            nsec3: bool,
+        ) {
+            let mut plan = plan();
+            // Each line is kept that agrees with those before it.
+            for line in lines {
+                let own = included::parse(line.as_bytes(), "own".as_ref(), &plan.apex).unwrap();
+                let before = plan.own.clone();
+                plan.own.extend(own);
+                let agents = content::records(&plan, 0).unwrap();
+                if conflicts::merge(&plan.apex, agents, &plan.own).is_err() {
+                    plan.own = before;
+                }
+            }
+            let denial = if nsec3 { Denial::Nsec3 } else { Denial::Nsec };
+            let policy = Policy { denial, ..Policy::default() };
+            let built = build(&plan, &keys(), &policy, None, NOW).unwrap();
+            // And no record can be missing from it.
+            for (place, missing) in built.zone.records.iter().enumerate() {
+                let mut records = built.zone.records.clone();
+                records.remove(place);
+                let checked = check::verify(&plan.apex, &records, &built.ds, NOW);
+                prop_assert!(checked.is_err(), "{missing}");
+            }
+        }
+    }
 }

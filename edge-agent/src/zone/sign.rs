@@ -339,7 +339,13 @@ impl Signer<'_> {
 }
 
 /// The signatures of the last zone, by what they cover.
-struct Reuse<'a>(HashMap<(Vec<u8>, Rtype), (Vec<u8>, Vec<&'a Record>)>);
+struct Reuse<'a>(HashMap<(Vec<u8>, Rtype), Covered<'a>>);
+
+/// A record set as it was signed, and how.
+struct Covered<'a> {
+    octets: Vec<u8>,
+    signatures: Vec<&'a Record>,
+}
 
 impl<'a> Reuse<'a> {
     fn new(last: Option<&'a Signed>) -> Self {
@@ -349,12 +355,12 @@ impl<'a> Reuse<'a> {
             let name = canonical::name(node[0].owner());
             for set in canonical::sets(node).filter(|set| set[0].rtype() != Rtype::RRSIG) {
                 let key = (name.clone(), set[0].rtype());
-                covered.insert(key, (octets(set), Vec::new()));
+                covered.insert(key, Covered { octets: octets(set), signatures: Vec::new() });
             }
             for record in node {
                 let Data::Rrsig(rrsig) = record.data() else { continue };
-                if let Some((_, over)) = covered.get_mut(&(name.clone(), rrsig.type_covered())) {
-                    over.push(record);
+                if let Some(over) = covered.get_mut(&(name.clone(), rrsig.type_covered())) {
+                    over.signatures.push(record);
                 }
             }
         }
@@ -365,7 +371,7 @@ impl<'a> Reuse<'a> {
     fn signatures(&self, set: &[Record]) -> &[&'a Record] {
         let found = self.0.get(&(canonical::name(set[0].owner()), set[0].rtype()));
         match found {
-            Some((last, signatures)) if *last == octets(set) => signatures,
+            Some(last) if last.octets == octets(set) => &last.signatures,
             _ => &[],
         }
     }
