@@ -18,6 +18,7 @@ pub mod log;
 pub mod machine;
 pub mod mailbox;
 pub mod message;
+pub mod name_server;
 pub mod network;
 pub mod opensmtpd;
 pub mod packages;

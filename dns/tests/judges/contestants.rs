@@ -1,0 +1,45 @@
+//! The servers that a judge asks: NSD and Knot, by which the judge itself is judged, and ours.
+
+use std::any::Any;
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use sealpost_tests::name_server::{NameServer, Software, ZoneFiles, skipped};
+
+use crate::ours;
+
+/// One server with all zones.
+pub(crate) struct Contestant {
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
+    /// Ends the server when dropped.
+    _server: Box<dyn Any + Send + Sync>,
+}
+
+/// Those of NSD and Knot that this machine has; of others it says loudly that they are missing.
+pub(crate) fn references(zones: &ZoneFiles) -> Result<Vec<Contestant>> {
+    let mut contestants = Vec::new();
+    for software in [Software::Nsd, Software::Knot] {
+        if let Err(error) = software.program() {
+            skipped(&format!("without {}: {error:#}", software.name()));
+            continue;
+        }
+        let server = NameServer::start(software, zones, None)?;
+        contestants.push(Contestant {
+            name: software.name(),
+            address: server.address(),
+            _server: Box::new(server),
+        });
+    }
+    Ok(contestants)
+}
+
+/// Ours.
+pub(crate) fn ours(zones: &ZoneFiles) -> Result<Option<Contestant>> {
+    let Some(server) = ours::start(zones)? else {
+        skipped("without ours: there is no engine yet");
+        return Ok(None);
+    };
+    let address = server.address;
+    Ok(Some(Contestant { name: "ours", address, _server: Box::new(server) }))
+}

@@ -1,0 +1,33 @@
+//! NSD's configuration: one process that answers, and nothing that a secondary or an operator needs.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::{UDP_PAYLOAD, ZoneFiles};
+
+pub(super) fn config(home: &Path, address: SocketAddr, zones: &ZoneFiles) -> String {
+    let home = home.display();
+    let mut config = format!(
+        "server:\n  ip-address: {}@{}\n  server-count: 1\n  username: \"\"\n  zonesdir: \"{home}\"\n  \
+         database: \"\"\n  pidfile: \"\"\n  xfrdfile: \"{home}/xfrd\"\n  zonelistfile: \"{home}/list\"\n  \
+         xfrdir: \"{home}\"\n  cookie-secret-file: \"{home}/cookie\"\n  \
+         ipv4-edns-size: {UDP_PAYLOAD}\nremote-control:\n  control-enable: no\n",
+        address.ip(),
+        address.port()
+    );
+    for zone in zones.iter() {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            config,
+            "zone:\n  name: \"{}\"\n  zonefile: \"{}\"",
+            zone.apex,
+            zone.path.display()
+        );
+    }
+    config
+}
+
+pub(super) fn arguments(config: &Path) -> Vec<String> {
+    vec!["-d".into(), "-c".into(), config.display().to_string()]
+}
