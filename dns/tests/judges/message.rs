@@ -20,13 +20,15 @@ pub(crate) struct Answer {
     pub(crate) authority: BTreeSet<Shown>,
     /// Without the OPT record.
     pub(crate) additional: BTreeSet<Shown>,
+    /// A record that is there twice in one section, which RFC 2181 section 5.5 forbids and Knot does at
+    /// the end of a loop of aliases.
+    pub(crate) doubled: Option<String>,
     /// The octets of the whole message.
     pub(crate) length: usize,
 }
 
 impl Answer {
-    /// Parses an answer; fails when it is malformed, does not repeat the question octet by octet,
-    /// or has a record twice.
+    /// Parses an answer; fails when it is malformed or does not repeat the question octet by octet.
     pub(crate) fn parse(question: &Question, bytes: &[u8]) -> Result<Answer> {
         let message = Message::from_octets(bytes).context("shorter than a header")?;
         let header = message.header();
@@ -38,6 +40,7 @@ impl Answer {
         ensure!(repeated == Some(&asked[..]), "the question is not repeated as it was asked");
         let (_, answer, authority, additional) = message.sections().context("malformed")?;
         let mut sections = Vec::new();
+        let mut doubled = None;
         for section in [answer, authority, additional] {
             let mut shown = BTreeSet::new();
             for record in section {
@@ -48,7 +51,9 @@ impl Answer {
                 let show =
                     show(&record).with_context(|| format!("a malformed {}", record.rtype()))?;
                 let text = show.with_ttl();
-                ensure!(shown.insert(show), "a record is there twice: {text}");
+                if !shown.insert(show) {
+                    doubled = Some(text);
+                }
             }
             sections.push(shown);
         }
@@ -60,6 +65,7 @@ impl Answer {
             answer,
             authority,
             additional,
+            doubled,
             length: bytes.len(),
         })
     }
@@ -81,6 +87,9 @@ impl Answer {
             ("authority", &self.authority),
             ("additional", &self.additional),
         ];
+        if let Some(doubled) = &self.doubled {
+            text += &format!("\n      twice: {doubled}");
+        }
         for (name, section) in sections {
             for record in section {
                 text += &format!("\n      {name} {}", record.with_ttl());

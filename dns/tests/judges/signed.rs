@@ -44,6 +44,8 @@ const SHOWN: usize = 8;
 const OURS_AT_MOST: usize = 1232;
 /// Servers compress names more or less well.
 const COMPRESSION: usize = 100;
+/// Records of an answer that are aliases. What has more of them helps only an attacker.
+const ALIASES_AT_MOST: usize = 40;
 /// So many questions are asked at a time: bounds the memory of the answers.
 const BATCH: usize = 20_000;
 /// Of each server `delv` validates the answers to so many questions.
@@ -94,12 +96,12 @@ fn judge(denial: Denial) -> Result<()> {
     let apexes: HashSet<&str> = unsigned.iter().map(|zone| zone.apex.as_str()).collect();
     let mut score = Score::default();
     for batch in questions.chunks(BATCH) {
-        score.compare(batch, &references, ours.as_ref(), &apexes)?;
+        score.compare(batch, &references, &ours, &apexes)?;
     }
     println!("{} zones with {denial:?}: {score}", zones.len());
     ensure!(score.wrong == 0, "{} answers differ from NSD's and Knot's", score.wrong);
 
-    delv::validate(&signer, &texts, &questions, &references, ours.as_ref(), VALIDATED)
+    delv::validate(&signer, &texts, &questions, &references, &ours, VALIDATED)
 }
 
 /// Zones to sign.
@@ -167,18 +169,21 @@ struct Score {
     /// NSD and Knot do not agree: either will do.
     disputed: usize,
     truncated: usize,
+    /// Aliases without an end, which each server follows as far as it likes.
+    endless: usize,
     wrong: usize,
-    shown: usize,
+    /// One difference a zone is shown.
+    shown: HashSet<String>,
     kinds: BTreeMap<&'static str, usize>,
 }
 
 impl std::fmt::Display for Score {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Score { asked, disputed, truncated, wrong, kinds, .. } = self;
+        let Score { asked, disputed, truncated, endless, wrong, kinds, .. } = self;
         write!(
             f,
             "{asked} questions, {wrong} answered wrong; NSD and Knot differ in {disputed}; \
-             {truncated} truncated; {kinds:?}"
+             {truncated} truncated; {endless} with endless aliases; {kinds:?}"
         )
     }
 }
@@ -188,7 +193,7 @@ impl Score {
         &mut self,
         questions: &[Question],
         references: &[Contestant],
-        ours: Option<&Contestant>,
+        ours: &Contestant,
         apexes: &HashSet<&str>,
     ) -> Result<()> {
         let from = |server: &Contestant| {
@@ -200,7 +205,7 @@ impl Score {
             anyhow::Ok(parsed.collect::<Vec<Result<Answer>>>())
         };
         let wanted = references.iter().map(from).collect::<Result<Vec<_>>>()?;
-        let got = ours.map(from).transpose()?;
+        let got = from(ours)?;
         for (at, question) in questions.iter().enumerate() {
             self.asked += 1;
             let mut good = Vec::new();
@@ -220,28 +225,27 @@ impl Score {
                     println!("    {}: {}", server.name, answer.describe());
                 }
             };
-            let Some(got) = &got else {
-                if dispute && self.shown < SHOWN {
-                    self.shown += 1;
-                    show("disputed");
-                }
-                continue;
-            };
             let right = match &got[at] {
                 Ok(got) if got.truncated => {
                     self.truncated += 1;
                     good.iter().any(|good| good.length + COMPRESSION > OURS_AT_MOST)
                 }
+                Ok(got) if endless(&good, got) => {
+                    self.endless += 1;
+                    true
+                }
                 Ok(got) => {
-                    good.iter().any(|good| body(good, apexes) == body(got, apexes))
+                    got.doubled.is_none()
+                        && good.iter().any(|good| body(good, apexes) == body(got, apexes))
                         && good.iter().any(|good| glue(good) == glue(got))
                 }
                 Err(_) => false,
             };
             if !right {
                 self.wrong += 1;
-                if self.shown < SHOWN {
-                    self.shown += 1;
+                let text = question.name.to_string();
+                let zone = text.rsplit('.').next().unwrap_or_default().to_owned();
+                if self.shown.len() < SHOWN && self.shown.insert(zone) {
                     show("wrong");
                     match &got[at] {
                         Ok(got) => println!("    ours: {}", got.describe()),
@@ -271,6 +275,25 @@ fn body(
         answer.answer.iter().map(Shown::with_ttl).collect(),
         answer.authority.iter().filter(needless).map(Shown::with_ttl).collect(),
     )
+}
+
+/// Whether two references follow aliases to different depths, and `got` at least as far as one of them
+/// but not forever.
+fn endless(good: &[&Answer], got: &Answer) -> bool {
+    let [one, other] = good else { return false };
+    let fewer = if one.answer.len() < other.answer.len() { one } else { other };
+    let texts = |answer: &Answer| -> BTreeSet<String> {
+        answer.answer.iter().map(Shown::with_ttl).collect()
+    };
+    let alias = |record: &Shown| record.rtype == Rtype::CNAME || record.is_or_covers(Rtype::DNAME);
+    texts(one) != texts(other)
+        && (one.rcode, one.authority.is_empty()) == (other.rcode, other.authority.is_empty())
+        && [one, other].iter().all(|answer| answer.answer.iter().all(alias))
+        && (got.rcode, got.authority.is_empty()) == (fewer.rcode, fewer.authority.is_empty())
+        && got.answer.iter().all(alias)
+        && got.doubled.is_none()
+        && texts(got).is_superset(&texts(fewer))
+        && got.answer.len() <= ALIASES_AT_MOST
 }
 
 /// Addresses of name servers inside what is delegated: without them nobody could follow.
