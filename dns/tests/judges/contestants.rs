@@ -20,18 +20,20 @@ pub(crate) struct Contestant {
 pub(crate) fn references(zones: &ZoneFiles) -> Result<Vec<Contestant>> {
     let mut contestants = Vec::new();
     for software in [Software::Nsd, Software::Knot] {
-        if let Err(error) = software.program() {
-            skipped(&format!("without {}: {error:#}", software.name()));
-            continue;
-        }
-        let server = NameServer::start(software, zones, None)?;
-        contestants.push(Contestant {
-            name: software.name(),
-            address: server.address(),
-            _server: Box::new(server),
-        });
+        contestants.extend(reference(software, zones)?);
     }
     Ok(contestants)
+}
+
+/// One of them.
+pub(crate) fn reference(software: Software, zones: &ZoneFiles) -> Result<Option<Contestant>> {
+    if let Err(error) = software.program() {
+        skipped(&format!("without {}: {error:#}", software.name()));
+        return Ok(None);
+    }
+    let server = NameServer::start(software, zones, None)?;
+    let address = server.address();
+    Ok(Some(Contestant { name: software.name(), address, _server: Box::new(server) }))
 }
 
 /// Ours.

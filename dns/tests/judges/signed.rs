@@ -115,7 +115,7 @@ fn sample() -> Result<Vec<Unsigned>> {
         }
     }
     for zone in cases::zones()? {
-        sample.push(Unsigned { apex: zone.0, text: zone.1, names: Vec::new() });
+        sample.push(Unsigned { apex: zone.apex, text: zone.text, names: Vec::new() });
     }
     Ok(sample)
 }

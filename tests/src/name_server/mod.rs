@@ -23,12 +23,25 @@ pub use self::signing::{Denial, Signer};
 pub use self::zone_files::{ZoneFile, ZoneFiles};
 use crate::wait::wait_until;
 
-/// Knot loads zones while it runs; 100,000 take it some seconds.
-const START: Duration = Duration::from_secs(120);
+/// How long a server may take to start, and so much more for each zone: Knot loads them while it runs.
+const START: Duration = Duration::from_secs(20);
+const START_OF_ZONE: Duration = Duration::from_millis(1);
 /// Another process may take a port between its choice and its use.
 const ATTEMPTS: u32 = 3;
 /// The largest answer over UDP. The judges are asked for whole answers.
 const UDP_PAYLOAD: u16 = 4096;
+
+/// The server ended by itself, and what it said.
+#[derive(Debug)]
+struct Ended(String);
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Ended {}
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,8 +91,10 @@ impl NameServer {
         loop {
             attempt += 1;
             match NameServer::attempt(software, zones, processor) {
-                Err(error) if attempt < ATTEMPTS => eprintln!("{}: {error:#}", software.name()),
-                ended => return ended,
+                Err(error) if attempt < ATTEMPTS && error.is::<Ended>() => {
+                    eprintln!("{}: {error:#}", software.name());
+                }
+                started => return started,
             }
         }
     }
@@ -108,16 +123,23 @@ impl NameServer {
             .with_context(|| format!("start {}", software.name()))?;
         let mut server = NameServer { child, address, log, _home: home };
         let log = server.log.clone();
-        server.wait_until_served(zones).with_context(|| tail(&log))?;
-        Ok(server)
+        match server.wait_until_served(zones) {
+            Ok(()) => Ok(server),
+            // It may be that its port was taken.
+            Err(error) if server.child.try_wait()?.is_some() => {
+                Err(anyhow::Error::new(Ended(tail(&log))).context(error))
+            }
+            Err(error) => Err(error.context(tail(&log))),
+        }
     }
 
     fn wait_until_served(&mut self, zones: &ZoneFiles) -> Result<()> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect(self.address)?;
         socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let patience = START + START_OF_ZONE * u32::try_from(zones.len())?;
         for zone in zones.probes() {
-            wait_until(&format!("{zone} to be served"), START, || {
+            wait_until(&format!("{zone} to be served"), patience, || {
                 if let Some(status) = self.child.try_wait()? {
                     bail!("the server ended: {status}");
                 }
