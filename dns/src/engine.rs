@@ -1,14 +1,16 @@
 //! From the octets of a query to those of the answer: the one function that every transport calls.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::answer::{self, Flags, Rcode};
 use crate::catalog::{Catalog, Entry};
 use crate::cookie::{COOKIE_LEN, Cookies, Secret, Verdict};
 use crate::prefix::Prefix;
 use crate::query::{HEADER, Not, Query};
-use crate::rate_limit::{Class, Decision, RateLimiter, Rates};
+use crate::rate_limit::{CLASSES, Class, Decision, RateLimiter, Rates};
+use crate::transport::{Asked, Now, Reply, Respond, Via, Worker};
 use crate::zone::rtype;
 
 /// Octets of the largest datagram that is sent: it passes every network in one piece.
@@ -20,68 +22,96 @@ const OPT: usize = 11;
 /// Octets of the code and the length of an option.
 const OPTION: usize = 4;
 
-/// How a query came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
-    /// In a datagram: whoever sent it may have lied about the address.
-    Udp,
-    /// By TCP, TLS or QUIC.
-    Stream,
-}
-
-/// What to do with what was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// Send it.
-    Send(Class),
-    /// Send it, though there would be more to say: the client's network gets too much.
-    Slip,
-    /// Say nothing.
-    Drop,
-    /// It is for whoever transfers zones: AXFR, IXFR, NOTIFY, UPDATE and what is signed by TSIG.
-    Transfer,
-}
-
-/// When a query came.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Moment {
-    /// Seconds since 1970, which may wrap.
-    pub unix: u32,
-    /// Milliseconds of a clock that never goes back.
-    pub monotonic: u64,
-}
-
 /// What all threads answer from.
 pub struct Engine {
     /// The zones that are served.
     pub catalog: Catalog,
     cookies: Cookies,
     rates: Option<Rates>,
+    threads: u32,
+    counters: Mutex<Vec<Arc<Counters>>>,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        Self::new(Cookies::new(Secret::random(), None), Some(Rates::default()))
+        Self::new(Cookies::new(Secret::random(), None), Some(Rates::default()), 1)
     }
 }
 
 impl Engine {
-    /// Without zones yet. Without `rates` every query has its answer.
-    pub fn new(cookies: Cookies, rates: Option<Rates>) -> Self {
-        Self { catalog: Catalog::default(), cookies, rates }
+    /// Without zones yet. Without `rates` every query has its answer. `threads` is how many serve an address,
+    /// which share the rates between them.
+    pub fn new(cookies: Cookies, rates: Option<Rates>, threads: u32) -> Self {
+        let counters = Mutex::default();
+        Self { catalog: Catalog::default(), cookies, rates, threads, counters }
     }
 
-    /// The part of one thread, of as many as answer datagrams.
-    pub fn worker(self: &Arc<Self>, threads: u32) -> Worker {
-        let limiter = self.rates.as_ref().map(|rates| RateLimiter::new(rates, threads));
-        Worker { engine: self.clone(), limiter }
+    /// What was answered so far, by all threads.
+    pub fn counts(&self) -> Counts {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = Counts::default();
+        for one in counters.iter() {
+            for (sum, count) in all.answered.iter_mut().zip(&one.answered) {
+                *sum += count.load(Relaxed);
+            }
+            all.slipped += one.slipped.load(Relaxed);
+            all.dropped += one.dropped.load(Relaxed);
+        }
+        all
+    }
+}
+
+/// What was answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Of each class, in the order of [`Class`].
+    pub answered: [u64; CLASSES],
+    /// Truncated, as the client's network got too much.
+    pub slipped: u64,
+    /// Left out for the same reason.
+    pub dropped: u64,
+}
+
+/// What one thread counts. Nobody else writes to it, and its cache lines are its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Counters {
+    answered: [AtomicU64; CLASSES],
+    slipped: AtomicU64,
+    dropped: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Relaxed) + 1, Relaxed);
+}
+
+impl Respond for Arc<Engine> {
+    type Worker = Answerer;
+
+    fn worker(&self) -> Answerer {
+        let limiter = self.rates.as_ref().map(|rates| RateLimiter::new(rates, self.threads));
+        let counters = Arc::<Counters>::default();
+        let mut all = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(counters.clone());
+        Answerer { engine: self.clone(), limiter, counters }
     }
 }
 
 /// Answers the queries of one thread.
-pub struct Worker {
+pub struct Answerer {
     engine: Arc<Engine>,
     limiter: Option<RateLimiter>,
+    counters: Arc<Counters>,
+}
+
+/// What there is to do.
+enum Outcome {
+    /// An answer was written.
+    Answer(Class),
+    /// Nothing.
+    Nothing,
+    /// It is for somebody else.
+    Transfer,
 }
 
 /// What a client is given for its cookie.
@@ -92,50 +122,58 @@ struct Cookie {
     reachable: bool,
 }
 
-impl Worker {
-    /// Writes the answer to `query`, which came from `client` at `now`, to `out`.
-    pub fn respond(
-        &mut self,
-        query: &[u8],
-        client: SocketAddr,
-        via: Via,
-        now: Moment,
-        out: &mut Vec<u8>,
-    ) -> Reply {
-        let (reply, head, reachable) = match Query::parse(query) {
+impl Worker for Answerer {
+    fn respond(&mut self, query: &[u8], asked: &Asked, out: &mut Vec<u8>) -> Reply {
+        let parsed = Query::parse(query);
+        let cookie = match &parsed {
+            Ok(parsed) => self.engine.cookie(parsed, asked.client.ip(), asked.now),
+            Err(_) => None,
+        };
+        let outcome = match &parsed {
             // Whoever asks so wants the answer signed too.
-            Ok(query) if query.signed => return Reply::Transfer,
-            Ok(query) => {
-                let cookie = self.engine.cookie(&query, client, now);
-                let reply = self.engine.answer(&query, cookie, via, out);
-                (reply, query.head.len(), cookie.is_some_and(|cookie| cookie.reachable))
+            Ok(parsed) if parsed.signed => Outcome::Transfer,
+            Ok(parsed) => self.engine.answer(parsed, cookie, asked.via, out),
+            Err(Not::Query) => Outcome::Nothing,
+            Err(Not::WellFormed) => refuse(query, Rcode::FormErr, out),
+            Err(Not::Asking(NOTIFY | UPDATE)) => Outcome::Transfer,
+            Err(Not::Asking(_)) => refuse(query, Rcode::NotImp, out),
+        };
+        let class = match outcome {
+            Outcome::Answer(class) => class,
+            Outcome::Nothing => return Reply::Drop,
+            Outcome::Transfer => return Reply::Transfer,
+        };
+        let reachable = asked.via == Via::Stream || cookie.is_some_and(|cookie| cookie.reachable);
+        let decision = match &mut self.limiter {
+            Some(limiter) if !reachable => {
+                limiter.decide(asked.now.millis, Prefix::of(asked.client.ip()), class)
             }
-            Err(Not::Query) => return Reply::Drop,
-            Err(Not::WellFormed) => (refuse(query, Rcode::FormErr, out), HEADER, false),
-            Err(Not::Asking(NOTIFY | UPDATE)) => return Reply::Transfer,
-            Err(Not::Asking(_)) => (refuse(query, Rcode::NotImp, out), HEADER, false),
+            _ => Decision::Send,
         };
-        let (Reply::Send(class), Via::Udp, Some(limiter), false) =
-            (reply, via, &mut self.limiter, reachable)
-        else {
-            return reply;
-        };
-        match limiter.decide(now.monotonic, Prefix::of(client.ip()), class) {
-            Decision::Send => reply,
-            Decision::Drop => Reply::Drop,
+        match decision {
+            Decision::Send => count(&self.counters.answered[class as usize]),
             Decision::Slip => {
-                answer::truncate(out, head);
-                Reply::Slip
+                answer::truncate(out, parsed.as_ref().map_or(HEADER, |parsed| parsed.head.len()));
+                // With its cookie a client is limited no longer.
+                if let Ok(parsed) = &parsed {
+                    edns(parsed, cookie, Rcode::NoError, out);
+                }
+                count(&self.counters.slipped);
+            }
+            Decision::Drop => {
+                count(&self.counters.dropped);
+                return Reply::Drop;
             }
         }
+        Reply::Send
     }
 }
 
 impl Engine {
     /// What the client gets for the cookie that it showed (RFC 7873 section 5.2).
-    fn cookie(&self, query: &Query<'_>, client: SocketAddr, now: Moment) -> Option<Cookie> {
+    fn cookie(&self, query: &Query<'_>, client: IpAddr, now: Now) -> Option<Cookie> {
         let shown = query.edns?.cookie?;
-        let (part, reachable) = match self.cookies.verify(shown, client.ip(), now.unix) {
+        let (part, reachable) = match self.cookies.verify(shown, client, now.unix) {
             Verdict::Valid(_) => {
                 return Some(Cookie { data: shown.try_into().ok()?, reachable: true });
             }
@@ -143,7 +181,7 @@ impl Engine {
             Verdict::ClientOnly(part) | Verdict::Bad(part) => (part, false),
             Verdict::Malformed => return None,
         };
-        Some(Cookie { data: self.cookies.make(part, client.ip(), now.unix), reachable })
+        Some(Cookie { data: self.cookies.make(part, client, now.unix), reachable })
     }
 
     fn answer(
@@ -152,7 +190,7 @@ impl Engine {
         cookie: Option<Cookie>,
         via: Via,
         out: &mut Vec<u8>,
-    ) -> Reply {
+    ) -> Outcome {
         let error = |rcode, out| error(query, cookie, rcode, out);
         if query.edns.is_some_and(|edns| edns.version != 0) {
             return error(Rcode::BadVers, out);
@@ -162,7 +200,7 @@ impl Engine {
         }
         if matches!(query.rtype, rtype::AXFR | rtype::IXFR) {
             return match via {
-                Via::Stream => Reply::Transfer,
+                Via::Stream => Outcome::Transfer,
                 Via::Udp => error(Rcode::Refused, out),
             };
         }
@@ -180,7 +218,7 @@ impl Engine {
         match self.catalog.with(&query.name, query.rtype == rtype::DS, look) {
             Ok(class) => {
                 edns(query, cookie, Rcode::NoError, out);
-                Reply::Send(class)
+                Outcome::Answer(class)
             }
             Err(rcode) => error(rcode, out),
         }
@@ -210,20 +248,20 @@ fn edns(query: &Query<'_>, cookie: Option<Cookie>, rcode: Rcode, out: &mut Vec<u
 }
 
 /// An answer without records.
-fn error(query: &Query<'_>, cookie: Option<Cookie>, rcode: Rcode, out: &mut Vec<u8>) -> Reply {
+fn error(query: &Query<'_>, cookie: Option<Cookie>, rcode: Rcode, out: &mut Vec<u8>) -> Outcome {
     let flags = Flags { authoritative: false, truncated: false, rcode };
     answer::plain(query.head, flags, out);
     edns(query, cookie, rcode, out);
-    Reply::Send(Class::Error)
+    Outcome::Answer(Class::Error)
 }
 
 /// An answer to what is not understood: the header alone.
-fn refuse(query: &[u8], rcode: Rcode, out: &mut Vec<u8>) -> Reply {
+fn refuse(query: &[u8], rcode: Rcode, out: &mut Vec<u8>) -> Outcome {
     let mut head = [0; HEADER];
     head.copy_from_slice(&query[..HEADER]);
     head[4..6].fill(0);
     answer::plain(&head, Flags { authoritative: false, truncated: false, rcode }, out);
-    Reply::Send(Class::Error)
+    Outcome::Answer(Class::Error)
 }
 
 #[cfg(test)]
@@ -268,11 +306,11 @@ mod tests {
         records
     }
 
-    fn worker() -> Worker {
+    fn worker() -> Answerer {
         let engine = Arc::new(Engine::default());
         let zone = Zone::compile(&"example".parse().unwrap(), &records(ZONE)).unwrap();
         engine.catalog.insert(Entry::Serving(Arc::new(zone)));
-        engine.worker(1)
+        engine.worker()
     }
 
     fn ask(name: &str, rtype: Rtype) -> Vec<u8> {
@@ -284,20 +322,23 @@ mod tests {
         message.finish()
     }
 
-    fn client() -> SocketAddr {
+    fn client() -> std::net::SocketAddr {
         "192.0.2.99:4242".parse().unwrap()
     }
 
-    fn respond(query: &[u8], via: Via) -> (Reply, Message<Vec<u8>>) {
+    fn asked(via: Via) -> Asked {
+        Asked { client: client(), via, now: Now { millis: 0, unix: 0 } }
+    }
+
+    fn respond(query: &[u8], via: Via) -> Message<Vec<u8>> {
         let mut out = Vec::new();
-        let reply = worker().respond(query, client(), via, Moment::default(), &mut out);
-        (reply, Message::from_octets(out).unwrap())
+        assert_eq!(worker().respond(query, &asked(via), &mut out), Reply::Send);
+        Message::from_octets(out).unwrap()
     }
 
     #[test]
     fn the_header_says_whose_answer_it_is() {
-        let (reply, message) = respond(&ask("mX.Example", Rtype::A), Via::Udp);
-        assert_eq!(reply, Reply::Send(Class::Answer));
+        let message = respond(&ask("mX.Example", Rtype::A), Via::Udp);
         let header = message.header();
         assert!(header.qr() && header.aa() && header.rd() && !header.ra() && !header.ad());
         assert_eq!(header.id(), 0x1234);
@@ -317,15 +358,17 @@ mod tests {
             ("x.sub.example", Rtype::A, Class::Referral),
             ("example.org", Rtype::A, Class::Error),
         ] {
-            assert_eq!(respond(&ask(name, rtype), Via::Udp).0, Reply::Send(class), "{name}");
+            let mut worker = worker();
+            worker.respond(&ask(name, rtype), &asked(Via::Udp), &mut Vec::new());
+            assert_eq!(worker.engine.counts().answered[class as usize], 1, "{name}");
         }
     }
 
     #[test]
     fn what_does_not_fit_is_asked_for_again() {
-        let (_, short) = respond(&ask("many.example", Rtype::TXT), Via::Udp);
+        let short = respond(&ask("many.example", Rtype::TXT), Via::Udp);
         assert!(short.header().tc() && short.header_counts().ancount() == 0);
-        let (_, long) = respond(&ask("many.example", Rtype::TXT), Via::Stream);
+        let long = respond(&ask("many.example", Rtype::TXT), Via::Stream);
         assert!(!long.header().tc());
         assert_eq!(long.header_counts().ancount(), 7);
     }
@@ -335,19 +378,19 @@ mod tests {
         let mut chaos = ask("version.bind", Rtype::TXT);
         let at = chaos.len() - 1;
         chaos[at] = 3;
-        assert_eq!(respond(&chaos, Via::Udp).1.header().rcode(), Code::REFUSED);
+        assert_eq!(respond(&chaos, Via::Udp).header().rcode(), Code::REFUSED);
         let mut status = ask("mx.example", Rtype::A);
         status[2] |= 2 << 3;
-        assert_eq!(respond(&status, Via::Udp).1.header().rcode(), Code::NOTIMP);
+        assert_eq!(respond(&status, Via::Udp).header().rcode(), Code::NOTIMP);
         let mut update = ask("example", Rtype::SOA);
         update[2] |= 5 << 3;
         let mut out = Vec::new();
-        let reply = worker().respond(&update, client(), Via::Udp, Moment::default(), &mut out);
+        let reply = worker().respond(&update, &asked(Via::Udp), &mut out);
         assert_eq!(reply, Reply::Transfer);
         let mut version = ask("mx.example", Rtype::A);
         version[11] = 1;
         version.extend([0, 0, 41, 16, 0, 0, 1, 0, 0, 0, 0]);
-        let (_, message) = respond(&version, Via::Udp);
+        let message = respond(&version, Via::Udp);
         assert_eq!(message.opt_rcode(), domain::base::iana::OptRcode::BADVERS);
     }
 
@@ -364,19 +407,30 @@ mod tests {
         };
         let mut out = Vec::new();
         let mut sent = |query: &[u8], out: &mut Vec<u8>| {
-            worker.respond(query, client(), Via::Udp, Moment::default(), out)
+            out.clear();
+            worker.respond(query, &asked(Via::Udp), out)
         };
-        assert_eq!(sent(&with(&[7; 8]), &mut out), Reply::Send(Class::Answer));
+        assert_eq!(sent(&with(&[7; 8]), &mut out), Reply::Send);
         let message = Message::from_octets(&out[..]).unwrap();
         let cookie: CookieOption = message.opt().unwrap().opt().iter().next().unwrap().unwrap();
         let mut full = [7; 8].to_vec();
         full.extend_from_slice(cookie.server().unwrap().as_ref());
-        let mut replies: Vec<_> = (0..3000).map(|_| sent(&with(&[7; 8]), &mut out)).collect();
-        assert!(replies.contains(&Reply::Drop) && replies.contains(&Reply::Slip));
-        replies = (0..3000).map(|_| sent(&with(&full), &mut out)).collect();
-        assert!(replies.iter().all(|reply| *reply == Reply::Send(Class::Answer)));
-        let (reply, message) = respond(&with(&[7; 9]), Via::Udp);
-        assert_eq!(reply, Reply::Send(Class::Error));
+        let mut truncated = 0;
+        let mut dropped = 0;
+        for _ in 0..3000 {
+            dropped += usize::from(sent(&with(&[7; 8]), &mut out) == Reply::Drop);
+            let message = Message::from_octets(&out[..]).unwrap();
+            if message.header().tc() {
+                truncated += 1;
+                assert!(message.opt().is_some(), "the cookie is there");
+            }
+        }
+        assert!(truncated > 500 && dropped > 500, "{truncated}, {dropped}");
+        for _ in 0..3000 {
+            assert_eq!(sent(&with(&full), &mut out), Reply::Send);
+            assert!(!Message::from_octets(&out[..]).unwrap().header().tc());
+        }
+        let message = respond(&with(&[7; 9]), Via::Udp);
         assert_eq!(message.header().rcode(), Code::FORMERR);
     }
 
@@ -386,13 +440,13 @@ mod tests {
         answer[2] |= 0x80;
         let mut out = Vec::new();
         for bad in [&answer[..], b"", &[0; 11]] {
-            let reply = worker().respond(bad, client(), Via::Udp, Moment::default(), &mut out);
+            let reply = worker().respond(bad, &asked(Via::Udp), &mut out);
             assert_eq!(reply, Reply::Drop);
         }
         // With nothing behind the header, half a question, and something behind it.
         let query = ask("mx.example", Rtype::A);
         for bad in [&query[..12], &query[..20], &[&query[..], &[0]].concat()] {
-            let (_, message) = respond(bad, Via::Udp);
+            let message = respond(bad, Via::Udp);
             assert_eq!(message.header().rcode(), Code::FORMERR);
         }
     }
@@ -414,7 +468,7 @@ mod tests {
         #[test]
         fn any_octets_are_borne(octets in proptest::collection::vec(any::<u8>(), 0..600)) {
             let mut out = Vec::new();
-            worker().respond(&octets, client(), Via::Udp, Moment::default(), &mut out);
+            worker().respond(&octets, &asked(Via::Udp), &mut out);
         }
 
         #[test]
@@ -424,8 +478,7 @@ mod tests {
             query[at] = octet;
             query.extend(vec![octet; more]);
             let mut out = Vec::new();
-            let reply = worker().respond(&query, client(), Via::Udp, Moment::default(), &mut out);
-            if let Reply::Send(_) = reply {
+            if worker().respond(&query, &asked(Via::Udp), &mut out) == Reply::Send {
                 prop_assert!(out.len() <= usize::from(PAYLOAD));
                 prop_assert!(Message::from_octets(&out[..]).is_ok());
             }

@@ -500,7 +500,7 @@ fn split(message: &[u8]) -> Result<Option<(Vec<u8>, Stamp, Vec<u8>)>, Unreadable
             fudge: tsig.fudge(),
             original_id: tsig.original_id(),
             error: tsig.error(),
-            other: tsig.other().as_ref().to_vec(),
+            other: AsRef::<[u8]>::as_ref(tsig.other()).to_vec(),
         };
         let mac = tsig.mac_slice().to_vec();
         let mut body = message[..position].to_vec();
