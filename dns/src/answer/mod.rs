@@ -81,11 +81,6 @@ impl<'z> Answer<'z, '_> {
                 }
                 Found::Renamed(at) => {
                     let Some(dname) = zone.set(at, rtype::DNAME) else { break };
-                    // An RRset is in an answer once, though it may be used again.
-                    if !renamed.contains(&at) {
-                        renamed.push(at);
-                        self.put(Section::Answer, Owner::Below(zone.labels(at)), dname)?;
-                    }
                     let target = dname.only_data(zone);
                     let keep = name.labels() - zone.count_labels(at);
                     let prefix = match &written {
@@ -94,12 +89,22 @@ impl<'z> Answer<'z, '_> {
                     };
                     let prefix = first_labels(prefix, keep);
                     let next = [prefix, target].concat();
+                    // A name that the same DNAME makes longer and longer has no end.
+                    if renamed.last() == Some(&at) && next.len() >= name.as_wire().len() {
+                        break;
+                    }
+                    // An RRset is in an answer once, though it may be used again.
+                    if !renamed.contains(&at) {
+                        self.put(Section::Answer, Owner::Below(zone.labels(at)), dname)?;
+                    }
+                    renamed.push(at);
                     if next.len() > MAX_OCTETS {
                         self.finish_proofs()?;
                         return Ok((Rcode::YxDomain, Class::Error));
                     }
                     self.writer.put_cname(owner, dname.ttl(zone), &next)?;
-                    if !self.follow(&mut name, next, &mut written, &mut seen) {
+                    let asked_for = matches!(self.rtype, rtype::CNAME | rtype::ANY);
+                    if asked_for || !self.follow(&mut name, next, &mut written, &mut seen) {
                         self.finish_proofs()?;
                         return Ok((Rcode::NoError, Class::Answer));
                     }
@@ -114,6 +119,7 @@ impl<'z> Answer<'z, '_> {
             let own = [rtype::CNAME, rtype::ANY, rtype::RRSIG, rtype::NSEC].contains(&self.rtype);
             if let (Some(cname), false) = (zone.set(node, rtype::CNAME), own) {
                 self.put(Section::Answer, owner, cname)?;
+                renamed.push(node);
                 let next = expand(cname.only_data(zone), zone.apex());
                 if self.follow(&mut name, next, &mut written, &mut seen) {
                     continue;
