@@ -51,9 +51,6 @@ pub enum ApplyError {
     /// A record is removed that is not there.
     #[error("a {0} record is removed that the zone does not have")]
     NotThere(Rtype),
-    /// A record is added that is there already.
-    #[error("a {0} record is added that the zone has already")]
-    AlreadyThere(Rtype),
 }
 
 impl Difference {
@@ -91,8 +88,8 @@ pub fn between(old: &[Record], new: &[Record]) -> Result<Difference, NoDifferenc
     Ok(Difference { removed: only(old, &after), added: only(new, &before), from, to })
 }
 
-/// The zone after `differences`, one after the other. They fit to the record, or not at all: what
-/// does not fit was made from another zone than the one here.
+/// The zone after `differences`, one after the other. What they remove has to be there, or they were
+/// made from another zone than the one here. What they add may be there, and is then spelled anew.
 pub fn apply(zone: &[Record], differences: &[Difference]) -> Result<Vec<Record>, ApplyError> {
     let mut soa = zone.iter().find(|record| record.rtype() == Rtype::SOA).cloned();
     // Where each record stands; a removed one leaves a hole, so that the others keep their order.
@@ -113,11 +110,12 @@ pub fn apply(zone: &[Record], differences: &[Difference]) -> Result<Vec<Record>,
             *hole.ok_or(ApplyError::NotThere(record.rtype()))? = None;
         }
         for record in &step.added {
-            let old = places.insert(canonical_key(record), records.len());
-            if old.is_some() {
-                return Err(ApplyError::AlreadyThere(record.rtype()));
+            // NSD 4.6 also sends records that did not change, so this is no error.
+            let place = *places.entry(canonical_key(record)).or_insert(records.len());
+            match records.get_mut(place) {
+                Some(there) => *there = Some(record.clone()),
+                None => records.push(Some(record.clone())),
             }
-            records.push(Some(record.clone()));
         }
         soa = Some(step.to.clone());
     }
@@ -185,7 +183,8 @@ mod tests {
         let step = between(&a, &b).unwrap();
         let apply_to = |zone: &[Record]| apply(zone, std::slice::from_ref(&step));
         assert_eq!(apply_to(&b), Err(ApplyError::Serial { have: 2, got: 1 }));
-        assert!(matches!(apply_to(&zone(1, 4)), Err(ApplyError::AlreadyThere(_))));
+        let with_some_already = apply_to(&zone(1, 4)).unwrap();
+        assert_eq!(sorted(&with_some_already), sorted(&b));
         let back = Difference { removed: step.added.clone(), added: Vec::new(), ..step.clone() };
         assert!(matches!(apply(&a, &[back]), Err(ApplyError::NotThere(_))));
     }
