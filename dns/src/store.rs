@@ -45,11 +45,13 @@ const PART: &str = ".part-";
 /// The longest escaped name that is a file's name as it is; file systems end at 255 octets.
 const LONGEST: usize = 200;
 
+/// What is read was admitted when it was written, under limits that may have been the zone's own.
+const UNBOUNDED: Limits = Limits { records: usize::MAX, octets: usize::MAX, messages: usize::MAX };
+
 /// A directory of zones.
 #[derive(Debug, Clone)]
 pub struct Store {
     directory: PathBuf,
-    limits: Limits,
 }
 
 /// A zone as it was kept.
@@ -107,12 +109,11 @@ pub enum Damage {
 }
 
 impl Store {
-    /// The zones in `directory`, which is made (mode 0700) when it is not there. `limits` are for
-    /// what is read.
-    pub fn open(directory: PathBuf, limits: Limits) -> Result<Self, StoreError> {
+    /// The zones in `directory`, which is made (mode 0700) when it is not there.
+    pub fn open(directory: PathBuf) -> Result<Self, StoreError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.map_err(|error| StoreError::Io(directory.clone(), error))?;
-        Ok(Self { directory, limits })
+        Ok(Self { directory })
     }
 
     /// Keeps a version in the place of the one before. When this returns it is on the disk. Blocks.
@@ -222,7 +223,7 @@ impl Store {
 
     fn read(&self, path: &Path) -> Result<Kept, StoreError> {
         let content = fs::read(path).map_err(|error| StoreError::Io(path.to_owned(), error))?;
-        decode(content.into(), self.limits)
+        decode(content.into())
             .and_then(|kept| {
                 let same = path == self.path(&kept.apex);
                 if same { Ok(kept) } else { Err(Damage::Name(kept.apex)) }
@@ -295,7 +296,7 @@ fn encode(apex: &Name, records: &[Record], at: Standing) -> Result<Vec<u8>, Stor
     Ok(out)
 }
 
-fn decode(mut content: Bytes, limits: Limits) -> Result<Kept, Damage> {
+fn decode(mut content: Bytes) -> Result<Kept, Damage> {
     if content.len() < HEADER {
         return Err(Damage::Short);
     }
@@ -317,7 +318,7 @@ fn decode(mut content: Bytes, limits: Limits) -> Result<Kept, Damage> {
         let message = take_message(&mut content)?;
         let inbound = match &mut inbound {
             Some(inbound) => inbound,
-            none => none.insert(Inbound::new(0, apex_of(&message)?, Kind::Axfr, limits)),
+            none => none.insert(Inbound::new(0, apex_of(&message)?, Kind::Axfr, UNBOUNDED)),
         };
         let Step::Done(received) = inbound.take(message)? else { continue };
         let (Received::Zone(records), true) = (received, content.is_empty()) else {
@@ -357,7 +358,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path().join("zones"), Limits::default()).unwrap();
+        let store = Store::open(directory.path().join("zones")).unwrap();
         (directory, store)
     }
 
@@ -466,7 +467,7 @@ mod tests {
             let mut content = encode(&name("example.org"), &zone(1, 3), AT).unwrap();
             let at = at.index(content.len());
             content[at] ^= 1 << bit;
-            prop_assert!(decode(content.into(), Limits::default()).is_err());
+            prop_assert!(decode(content.into()).is_err());
         }
 
         #[test]
@@ -474,7 +475,7 @@ mod tests {
             let mut content = times(AT).to_vec();
             content.extend_from_slice(digest(&SHA256, &octets).as_ref());
             content.extend_from_slice(&octets);
-            let _ = decode(content.into(), Limits::default());
+            let _ = decode(content.into());
         }
     }
 }

@@ -105,6 +105,12 @@ impl Reader {
         Self { clock: Clock::start(pace), buffer: BytesMut::new() }
     }
 
+    /// The time runs from now again, as for the next question on a connection. What was read ahead
+    /// is kept.
+    pub fn restart(&mut self) {
+        self.clock = Clock::start(self.clock.pace);
+    }
+
     /// The next message, or `None` where the stream ends between two.
     pub async fn read<S: AsyncRead + Unpin>(
         &mut self,

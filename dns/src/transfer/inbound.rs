@@ -30,7 +30,8 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { records: 2_000_000, octets: 256 << 20, messages: 2_000_000 }
+        // A few hundred times a mail zone, and little enough for 16 at once.
+        Self { records: 200_000, octets: 32 << 20, messages: 200_002 }
     }
 }
 
@@ -149,12 +150,12 @@ enum State {
     Removing {
         target: Record,
         done: Vec<Difference>,
-        open: Half,
+        open: Box<Half>,
     },
     Adding {
         target: Record,
         done: Vec<Difference>,
-        open: Difference,
+        open: Box<Difference>,
     },
     Done,
 }
@@ -300,8 +301,9 @@ impl Inbound {
             State::Zone(records) => return end_of_zone(records, &record).map(Some),
             State::Removing { target, done, mut open } => {
                 if soa {
-                    let Half { from, removed } = open;
+                    let Half { from, removed } = *open;
                     let open = Difference { from, removed, to: record, added: Vec::new() };
+                    let open = Box::new(open);
                     self.state = State::Adding { target, done, open };
                 } else {
                     open.removed.push(record);
@@ -313,7 +315,7 @@ impl Inbound {
                 self.state = State::Adding { target, done, open };
             }
             State::Adding { target, done, open } => {
-                return self.next_difference(target, done, open, record);
+                return self.next_difference(target, done, *open, record);
             }
             State::Done => return Err(Fault::Trailing),
         }
@@ -336,7 +338,7 @@ impl Inbound {
         if serial_of(&record) != serial {
             return Err(Fault::Gap { expected: serial, got: serial_of(&record) });
         }
-        let open = Half { from: record, removed: Vec::new() };
+        let open = Box::new(Half { from: record, removed: Vec::new() });
         self.state = State::Removing { target: first, done: Vec::new(), open };
         Ok(None)
     }
@@ -374,7 +376,7 @@ impl Inbound {
             return Ok(Some(Received::Differences(done)));
         }
         done.push(open);
-        let open = Half { from: record, removed: Vec::new() };
+        let open = Box::new(Half { from: record, removed: Vec::new() });
         self.state = State::Removing { target, done, open };
         Ok(None)
     }
@@ -383,7 +385,7 @@ impl Inbound {
 /// A message that is cut short behind its answers was cut short all the same.
 fn check_rest(message: &Message<Bytes>) -> Result<(), Fault> {
     let mut rest = message.additional().map_err(|_| Fault::Malformed)?;
-    while let Some(record) = rest.next() {
+    for record in rest.by_ref() {
         record.map_err(|_| Fault::Malformed)?;
     }
     if rest.pos() == message.as_slice().len() { Ok(()) } else { Err(Fault::Malformed) }

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::base::Message;
 use domain::base::iana::{Opcode, Rcode, Rtype};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::access::{Rule, admitted};
 use super::difference::Difference;
-use super::frame::{FrameError, Pace, Writer};
+use super::frame::{FrameError, Pace, Reader, Writer};
 use super::notify::{self, Decision};
 use super::outbound::{Head, Messages, TooLarge, messages, size};
 use super::query::{self, Kind, Request, RequestError, newer, serial_of};
@@ -71,7 +71,7 @@ pub enum Reply {
     /// One message.
     One(Vec<u8>),
     /// A transfer, on a stream only.
-    Transfer(Transfer),
+    Transfer(Box<Transfer>),
 }
 
 /// The server's side of transfers.
@@ -214,7 +214,8 @@ impl<Z: Zones> Server<Z> {
             Kind::Axfr => whole(&*zone, soa),
             Kind::Ixfr { serial } => since(&*zone, soa, serial),
         };
-        Ok(Reply::Transfer(Transfer { messages: messages(head, records), signer, _slot: slot }))
+        let messages = messages(head, records);
+        Ok(Reply::Transfer(Box::new(Transfer { messages, signer, _slot: slot })))
     }
 }
 
@@ -320,6 +321,33 @@ where
         }
     }
     stream.flush().await.map_err(FrameError::Io)?;
+    Ok(())
+}
+
+/// Most questions on one stream.
+const MAX_QUERIES: usize = 1000;
+
+/// Answers the questions on a stream, one after the other, until the client ends it: for streams
+/// that carry transfers alone, as in a tunnel. `plain` is as in [`Server::handle`].
+pub async fn serve<S, Z>(
+    stream: &mut S,
+    server: &Server<Z>,
+    client: IpAddr,
+    pace: Pace,
+    plain: impl Fn(&[u8], &mut Vec<u8>),
+) -> Result<(), SendError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    Z: Zones,
+{
+    let mut reader = Reader::new(pace);
+    for _ in 0..MAX_QUERIES {
+        let Some(query) = reader.read(stream).await? else { break };
+        let now = super::pull::unix_seconds();
+        let reply = server.handle(&query, client, Over::Stream, now, &plain);
+        send(stream, reply, pace).await?;
+        reader.restart();
+    }
     Ok(())
 }
 
@@ -583,15 +611,21 @@ mod tests {
             pace: Pace::default(),
         };
         let (mut near_end, mut far_end) = tokio::io::duplex(1000);
-        let serve = async {
-            let mut reader = crate::transfer::frame::Reader::new(Pace::default());
-            let query = reader.read(&mut far_end).await.unwrap().unwrap();
-            let now = unix_seconds();
-            let reply = server.handle(&query, "::1".parse().unwrap(), Over::Stream, now, |_, _| {});
-            send(&mut far_end, reply, Pace::default()).await.unwrap();
+        let client = "::1".parse().unwrap();
+        let served = async {
+            serve(&mut far_end, &server, client, Pace::default(), |_, _| {}).await.unwrap();
         };
-        let pulled = tokio::join!(serve, pull(&mut near_end, &ask, None)).1.unwrap();
-        assert_eq!(pulled.received, Received::Zone(zone(3, 102)));
-        assert_eq!(pulled.expire, Some(77));
+        let pulled = async {
+            let mut got = Vec::new();
+            for _ in 0..3 {
+                got.push(pull(&mut near_end, &ask, None).await.unwrap());
+            }
+            drop(near_end);
+            got
+        };
+        for pulled in tokio::join!(served, pulled).1 {
+            assert_eq!(pulled.received, Received::Zone(zone(3, 102)));
+            assert_eq!(pulled.expire, Some(77));
+        }
     }
 }

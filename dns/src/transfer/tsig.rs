@@ -268,7 +268,8 @@ pub fn sign_request(message: &mut Vec<u8>, key: &Arc<TsigKey>, now: u64) -> Repl
 
 /// Verifies a request: `None` when it is not signed at all.
 pub fn open_request(message: &[u8], keys: &Keys, now: u64) -> Result<Option<Opened>, RequestFault> {
-    let Some((body, stamp, mac)) = split(message).map_err(|Unreadable| RequestFault::Malformed)?
+    let Some(Taken { body, stamp, mac }) =
+        split(message).map_err(|Unreadable| RequestFault::Malformed)?
     else {
         return Ok(None);
     };
@@ -299,7 +300,7 @@ pub fn open_request(message: &[u8], keys: &Keys, now: u64) -> Result<Option<Open
 /// What to answer to a request whose signature is not good (section 5.2): its question, NOTAUTH and
 /// the reason. `None` when not even that can be read; then FORMERR is the answer.
 pub fn fault_reply(query: &[u8], fault: &RequestFault, keys: &Keys, now: u64) -> Option<Vec<u8>> {
-    let (body, stamp, mac) = split(query).ok()??;
+    let Taken { body, stamp, mac } = split(query).ok()??;
     let mut reply = super::query::error_reply(&body, Rcode::NOTAUTH)?;
     let error = match fault {
         RequestFault::Malformed => return None,
@@ -344,7 +345,7 @@ impl ReplyVerifier {
     /// Verifies the next message of the reply and gives it as it was before it was signed. A
     /// message inside a stream may be unsigned; it can be trusted once [`Self::settled`] says so.
     pub fn verify(&mut self, message: &[u8], now: u64) -> Result<Vec<u8>, ReplyFault> {
-        let Some((body, stamp, mac)) =
+        let Some(Taken { body, stamp, mac }) =
             split(message).map_err(|Unreadable| ReplyFault::Malformed)?
         else {
             if self.first || self.unsigned >= MAX_UNSIGNED {
@@ -395,6 +396,14 @@ struct Stamp {
     original_id: u16,
     error: TsigRcode,
     other: Vec<u8>,
+}
+
+/// A message that was signed, taken apart.
+struct Taken {
+    /// As it was before.
+    body: Vec<u8>,
+    stamp: Stamp,
+    mac: Vec<u8>,
 }
 
 struct Unreadable;
@@ -466,7 +475,7 @@ impl Stamp {
 
 /// Takes the TSIG record off a message: the message before it was signed, the record, its MAC.
 /// `None` when there is no such record. It may only be the last one (section 5.1).
-fn split(message: &[u8]) -> Result<Option<(Vec<u8>, Stamp, Vec<u8>)>, Unreadable> {
+fn split(message: &[u8]) -> Result<Option<Taken>, Unreadable> {
     let parsed = Message::from_slice(message).map_err(|_| Unreadable)?;
     let mut left = parsed.header_counts().arcount();
     if left == 0 {
@@ -506,7 +515,7 @@ fn split(message: &[u8]) -> Result<Option<(Vec<u8>, Stamp, Vec<u8>)>, Unreadable
         let mut body = message[..position].to_vec();
         body[..2].copy_from_slice(&stamp.original_id.to_be_bytes());
         body[10..12].copy_from_slice(&(parsed.header_counts().arcount() - 1).to_be_bytes());
-        return Ok(Some((body, stamp, mac)));
+        return Ok(Some(Taken { body, stamp, mac }));
     }
 }
 
