@@ -171,3 +171,152 @@ fn read_version(id: u16, apex: &Name, message: &Bytes) -> Result<Version, Fault>
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use domain::base::iana::Rcode;
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::transfer::fixture::{name, zone};
+    use crate::transfer::outbound::{Head, messages};
+    use crate::transfer::tsig::{Algorithm, Keys, open_request};
+
+    const PACE: Pace =
+        Pace { window: Duration::from_secs(10), octets: 1000, total: Duration::from_secs(60) };
+
+    fn key() -> TsigKey {
+        TsigKey::new(name("key"), Algorithm::Sha256, &[3; 32]).unwrap()
+    }
+
+    fn ask(key: Option<TsigKey>) -> Ask {
+        let apex = name("example.org");
+        let limits = Limits { records: 5_000, ..Limits::default() };
+        Ask { apex, key: key.map(Arc::new), limits, pace: PACE }
+    }
+
+    /// The messages of a zone in answer to a query.
+    fn answer(query: &[u8]) -> Vec<Vec<u8>> {
+        let id = u16::from_be_bytes([query[0], query[1]]);
+        let apex = name("example.org");
+        let head = Head { id, apex, qtype: Rtype::AXFR, edns: false, expire: None };
+        let zone = zone(1, 300);
+        messages(head, zone.iter().chain(&zone[..1])).map(Result::unwrap).collect()
+    }
+
+    /// What comes of asking somebody who does `serve` with the query.
+    async fn from(
+        key: Option<TsigKey>,
+        serve: impl AsyncFnOnce(Vec<u8>, &mut DuplexStream),
+    ) -> Result<Pulled, PullError> {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        let served = async move {
+            let query = Reader::new(PACE).read(&mut far).await.unwrap().unwrap();
+            serve(query.to_vec(), &mut far).await;
+        };
+        let pulled = async move {
+            let pulled = pull(&mut near, &ask(key), None).await;
+            // Tells the other end, as closing a connection does.
+            drop(near);
+            pulled
+        };
+        tokio::join!(served, pulled).1
+    }
+
+    async fn write(stream: &mut DuplexStream, all: &[Vec<u8>]) {
+        for message in all {
+            Writer::new(PACE).write(stream, message).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_transfer_that_stops_in_the_middle_is_none() {
+        let got = from(None, async |query, stream| write(stream, &answer(&query)[..2]).await).await;
+        assert!(matches!(got, Err(PullError::Unfinished(2))), "{got:?}");
+        let got = from(None, async |query, stream| {
+            let whole = answer(&query).remove(0);
+            stream.write_all(&[0x30, 0]).await.unwrap();
+            stream.write_all(&whole[..100]).await.unwrap();
+        })
+        .await;
+        assert!(matches!(got, Err(PullError::Frame(FrameError::CutShort))), "{got:?}");
+        let got = from(None, async |_, _| {}).await;
+        assert!(matches!(got, Err(PullError::Unfinished(0))), "{got:?}");
+    }
+
+    #[tokio::test]
+    async fn with_a_key_the_first_and_the_last_message_are_signed_or_it_is_none() {
+        // Which of the messages are signed. A signature covers those before it, so what is signed
+        // here after a gap is signed wrongly too.
+        for (signed, expected) in [
+            ([true, true, true, true, true], "ok"),
+            ([false, true, true, true, true], "not signed with TSIG where it has to be"),
+            ([true, true, true, true, false], "not signed with TSIG where it has to be"),
+            ([true, false, true, true, true], "wrong TSIG signature of the reply"),
+        ] {
+            let got = from(Some(key()), async |query, stream| {
+                let keys: Keys = [key()].into_iter().collect();
+                let opened = open_request(&query, &keys, unix_seconds()).unwrap().unwrap();
+                let mut signer = opened.signer;
+                let mut all = answer(&query);
+                let last = all.len() - 1;
+                for (at, message) in all.iter_mut().enumerate() {
+                    let which = if at == last { 4 } else { at.min(3) };
+                    if signed[which] {
+                        signer.sign(message, unix_seconds());
+                    }
+                }
+                write(stream, &all).await;
+            })
+            .await;
+            let told = got.map_or_else(|error| error.to_string(), |_| "ok".to_string());
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_without_end_and_a_drip_have_one() {
+        let endless = from(None, async |query, stream| {
+            let mut all = answer(&query);
+            // The second message ever again: no SOA record ends it.
+            let again = all.remove(1);
+            write(stream, &all[..1]).await;
+            while Writer::new(PACE).write(stream, &again).await.is_ok() {}
+        });
+        let got = endless.await;
+        assert!(matches!(got, Err(PullError::Fault(Fault::Records(_)))), "{got:?}");
+        let drip = from(None, async |query, stream| {
+            for octet in &answer(&query)[0] {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if stream.write_all(&[*octet]).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let got = tokio::time::timeout(Duration::from_secs(60_000), drip).await.unwrap();
+        assert!(matches!(got, Err(PullError::Frame(_))), "{got:?}");
+    }
+
+    #[test]
+    fn only_the_zones_own_soa_in_answer_to_the_question_is_its_version() {
+        let apex = name("example.org");
+        let query = query::soa(9, &apex);
+        let reply = |record: &Record| {
+            let message = Message::from_slice(&query).unwrap();
+            let mut reply = query::begin_reply(message, Rcode::NOERROR);
+            reply.push(record).unwrap();
+            Bytes::from(reply.finish())
+        };
+        let zone = zone(5, 1);
+        let version = read_version(9, &apex, &reply(&zone[0])).unwrap();
+        assert_eq!(version.soa, zone[0]);
+        assert_eq!(read_version(9, &apex, &reply(&zone[1])).unwrap_err(), Fault::NoSoa);
+        let other = name("example.net");
+        assert_eq!(read_version(9, &other, &reply(&zone[0])).unwrap_err(), Fault::Question);
+        let asked = Fault::Identity { asked: 8, got: 9 };
+        assert_eq!(read_version(8, &apex, &reply(&zone[0])).unwrap_err(), asked);
+        assert_eq!(read_version(9, &apex, &query.into()).unwrap_err(), Fault::NotReply);
+    }
+}

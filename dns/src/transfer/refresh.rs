@@ -712,8 +712,11 @@ mod tests {
         fn expires_in(&self) -> Option<u32> {
             None
         }
-        fn steps_since(&self, _: u32) -> Option<Vec<Arc<Difference>>> {
-            None
+        fn steps_since(&self, serial: u32) -> Option<Vec<Arc<Difference>>> {
+            // Steps from a zone that nobody has: they remove what was never there.
+            let (from, to) = (soa(serial), self.soa());
+            let removed = zone(1, 900).split_off(1800);
+            Some(vec![Arc::new(Difference { from, removed, to, added: Vec::new() })])
         }
     }
 
@@ -725,6 +728,7 @@ mod tests {
     struct Inner {
         zone: Mutex<Vec<Record>>,
         open: AtomicUsize,
+        connections: AtomicUsize,
         silent: bool,
     }
 
@@ -749,6 +753,7 @@ mod tests {
             let primary = self.clone();
             tokio::spawn(async move {
                 primary.0.open.fetch_add(1, Ordering::SeqCst);
+                primary.0.connections.fetch_add(1, Ordering::SeqCst);
                 let mut reader = Reader::new(Pace::default());
                 while let Ok(Some(query)) = reader.read(&mut far).await {
                     if primary.0.silent {
@@ -815,6 +820,35 @@ mod tests {
             .await;
         shelf.wait_for("refused example.org").await;
         assert_eq!(shelf.records(&name("example.org")), Some(zone(5, 1)));
+    }
+
+    #[tokio::test]
+    async fn differences_that_do_not_fit_make_way_for_the_whole_zone() {
+        let shelf = Arc::new(Shelf::default());
+        shelf.zones.lock().unwrap().insert("example.org".into(), zone(5, 1));
+        let primary = Fake::default();
+        *primary.0.zone.lock().unwrap() = zone(6, 300);
+        let handle = start(&shelf, &primary);
+        let standing = Standing { refreshed: 0, expires: u64::MAX };
+        handle.add(secondary("example.org"), Some((soa(5), standing))).await;
+        shelf.wait_for("example.org 6 602").await;
+        assert_eq!(primary.0.connections.load(Ordering::SeqCst), 3, "SOA, IXFR, AXFR");
+    }
+
+    #[tokio::test]
+    async fn a_primary_that_is_behind_changes_nothing() {
+        let shelf = Arc::new(Shelf::default());
+        shelf.zones.lock().unwrap().insert("example.org".into(), zone(5, 1));
+        let primary = Fake::default();
+        *primary.0.zone.lock().unwrap() = zone(4, 3);
+        let handle = start(&shelf, &primary);
+        let standing = Standing { refreshed: 0, expires: u64::MAX };
+        handle.add(secondary("example.org"), Some((soa(5), standing))).await;
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(primary.0.connections.load(Ordering::SeqCst), 1, "SOA alone");
+        assert!(shelf.events.lock().unwrap().is_empty());
     }
 
     #[tokio::test]
