@@ -2,6 +2,7 @@
 //! (IXFR, RFC 1995), the word that something changed (NOTIFY, RFC 1996), signed (TSIG, RFC 8945).
 
 pub mod access;
+pub mod attempt;
 pub mod compress;
 pub mod difference;
 pub mod frame;

@@ -1,31 +1,23 @@
 //! Keeps all zones that come from elsewhere fresh: one task with one queue of times, however many
 //! zones there are, and a bounded number of transfers at once.
 //!
-//! Of each zone the primaries are asked one after the other: first for the SOA record, then, if it is
-//! newer, for what changed, then, if that does not fit, for all of it. One primary may have a few of
-//! the places only, so that one that is slow holds up its own zones rather than everybody's.
+//! One primary may have a few of the places only, so that one that is slow holds up its own zones
+//! rather than everybody's. A zone's expiry is watched apart from its refresh, which may take long.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::future::Future;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use super::difference::{ApplyError, apply};
-use super::frame::{FrameError, Pace};
-use super::inbound::{Limits, Received};
-use super::pull::{Ask, PullError, Pulled, pull, version};
-use super::query::{newer, serial_of, soa_of};
+use super::attempt::{Connect, Keeper, Outcome, Secondary, refresh};
+use super::frame::Pace;
+use super::query::soa_of;
 use super::timers::{Bounds, Standing, Timers};
-use super::tsig::TsigKey;
 use crate::record::{Name, Record};
 
 /// Commands that may wait for the task.
@@ -34,26 +26,6 @@ const MAX_COMMANDS: usize = 4096;
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// The shortest time between two refreshes of a zone, whatever notices say, in milliseconds.
 const BETWEEN_NOTICES: u64 = 1_000;
-
-/// Where a zone is to be had.
-#[derive(Debug, Clone)]
-pub struct Primary {
-    /// Address and port.
-    pub address: SocketAddr,
-    /// Signs the questions.
-    pub key: Option<Arc<TsigKey>>,
-}
-
-/// A zone that comes from elsewhere.
-#[derive(Debug, Clone)]
-pub struct Secondary {
-    /// Its name.
-    pub apex: Name,
-    /// Where it is to be had, the preferred one first.
-    pub primaries: Vec<Primary>,
-    /// How much may come.
-    pub limits: Limits,
-}
 
 /// How the task works.
 #[derive(Debug, Clone, Copy)]
@@ -79,56 +51,6 @@ impl Default for Settings {
             at_once: 16,
             at_once_of_primary: 4,
         }
-    }
-}
-
-/// What holds the zones.
-pub trait Keeper: Send + Sync + 'static {
-    /// The SOA record of the version at hand, expired or not.
-    fn soa(&self, apex: &Name) -> Option<Record>;
-    /// All records of it, for differences to be applied to.
-    fn records(&self, apex: &Name) -> Option<Vec<Record>>;
-    /// A new version, SOA record first: to be checked, kept on disk and served. The error tells why
-    /// it is not; the old one is then kept.
-    fn accept(
-        &self,
-        apex: &Name,
-        records: Vec<Record>,
-        standing: Standing,
-    ) -> impl Future<Output = Result<(), String>> + Send;
-    /// The primary has the version that is here.
-    fn confirm(&self, apex: &Name, standing: Standing) -> impl Future<Output = ()> + Send;
-    /// The zone may not be served any more.
-    fn expire(&self, apex: &Name);
-}
-
-/// How to reach a primary. One stream carries one question, so that TCP and the streams of a tunnel
-/// are alike.
-pub trait Connect: Send + Sync + 'static {
-    /// What carries the bytes.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send;
-    /// A new one.
-    fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-}
-
-/// By TCP.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Tcp {
-    /// From which address; any when not given. Only for primaries of its family.
-    pub from: Option<IpAddr>,
-}
-
-impl Connect for Tcp {
-    type Stream = TcpStream;
-
-    async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        if let Some(from) = self.from.filter(|from| from.is_ipv4() == to.is_ipv4()) {
-            socket.bind(SocketAddr::new(from, 0))?;
-        }
-        let stream = socket.connect(to).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
     }
 }
 
@@ -214,36 +136,6 @@ enum Stage {
     Queued,
     Ready,
     Running,
-}
-
-/// What a refresh came to.
-#[derive(Debug)]
-enum Outcome {
-    /// A new version is served.
-    Transferred(Timers),
-    /// The version at hand is the newest.
-    Confirmed(Timers),
-    /// No primary had anything that may be served.
-    Failed,
-}
-
-/// Why a primary was of no use.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("cannot connect: {0}")]
-    Connect(io::Error),
-    #[error("cannot connect within {0:?}")]
-    ConnectLate(Duration),
-    #[error(transparent)]
-    Pull(#[from] PullError),
-    #[error("its serial {theirs} is behind {ours}, which is served here")]
-    Behind { theirs: u32, ours: u32 },
-    #[error("its differences do not fit: {0}")]
-    Apply(#[from] ApplyError),
-    #[error("its zone is refused: {0}")]
-    Admission(String),
-    #[error("it brought no SOA record")]
-    NoSoa,
 }
 
 impl<K: Keeper, C: Connect> Refresher<K, C> {
@@ -350,7 +242,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
         };
         self.zones.insert(apex.clone(), zone);
         self.schedule(&apex, due);
-        self.watch(&apex, now / 1000);
+        self.watch(&apex);
     }
 
     /// Wakes a zone at `due`.
@@ -374,9 +266,9 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
     }
 
     /// Sees to it that a zone is looked at when it expires, whatever its refresh does meanwhile.
-    fn watch(&mut self, apex: &Name, now: u64) {
-        let Some(zone) = self.zones.get_mut(apex) else { return };
-        let Some(expires) = zone.timers.expires(now) else { return };
+    fn watch(&mut self, apex: &Name) {
+        let Some(zone) = self.zones.get_mut(apex).filter(|zone| !zone.expired) else { return };
+        let Some(expires) = zone.timers.expires() else { return };
         // A later time than that of the entry is seen when the entry's time comes.
         if zone.watched.is_none_or(|watched| expires < watched) {
             zone.watched = Some(expires);
@@ -396,7 +288,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
             }
             zone.watched = None;
             if !zone.timers.expired(now) {
-                self.watch(&apex, now);
+                self.watch(&apex);
             } else if !zone.expired {
                 zone.expired = true;
                 warn!(zone = %apex, "expired: no primary confirmed it in time; not served any more");
@@ -488,7 +380,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
             zone.timers.next(now / 1000, rand::random()) * 1000
         };
         self.schedule(&apex, due);
-        self.watch(&apex, now / 1000);
+        self.watch(&apex);
     }
 
     /// A place at a primary is free: the first that waits for it is next of all.
@@ -508,125 +400,6 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
     }
 }
 
-/// Asks the primaries of a zone, one after the other.
-async fn refresh<K: Keeper, C: Connect>(
-    keeper: Arc<K>,
-    connect: Arc<C>,
-    settings: Settings,
-    zone: Arc<Secondary>,
-    timers: Timers,
-) -> Outcome {
-    for primary in &zone.primaries {
-        let ask = Ask {
-            apex: zone.apex.clone(),
-            key: primary.key.clone(),
-            limits: zone.limits,
-            pace: settings.pace,
-        };
-        let to = primary.address;
-        let refresh = One { keeper: &*keeper, connect: &*connect, settings, ask, to };
-        match refresh.run(timers.clone()).await {
-            Ok(outcome) => return outcome,
-            Err(error) => {
-                debug!(zone = %zone.apex, primary = %to, %error, "refresh failed");
-            }
-        }
-    }
-    Outcome::Failed
-}
-
-/// A refresh from one primary.
-struct One<'a, K, C> {
-    keeper: &'a K,
-    connect: &'a C,
-    settings: Settings,
-    ask: Ask,
-    to: SocketAddr,
-}
-
-impl<K: Keeper, C: Connect> One<'_, K, C> {
-    async fn run(&self, mut timers: Timers) -> Result<Outcome, Failure> {
-        let have = self.keeper.soa(&self.ask.apex);
-        if let Some(have) = &have {
-            let version = version(&mut self.stream().await?, &self.ask).await?;
-            let (theirs, ours) = (serial_of(&version.soa), serial_of(have));
-            if theirs == ours {
-                return Ok(self.confirm(timers, version.expire).await);
-            }
-            if !newer(theirs, ours) {
-                return Err(Failure::Behind { theirs, ours });
-            }
-        }
-        match self.incremental(have.as_ref()).await {
-            Ok(Some((records, expire))) => return self.accept(&mut timers, records, expire).await,
-            Ok(None) => {}
-            Err(Failure::Pull(error)) if !error.is_about_content() => return Err(error.into()),
-            Err(error) => {
-                debug!(zone = %self.ask.apex, primary = %self.to, %error, "IXFR failed; trying AXFR");
-            }
-        }
-        let Pulled { received, expire } = pull(&mut self.stream().await?, &self.ask, None).await?;
-        match received {
-            Received::Zone(records) => self.accept(&mut timers, records, expire).await,
-            // Not an answer to AXFR; `Inbound` does not give it.
-            Received::Differences(_) | Received::UpToDate(_) => Err(Failure::NoSoa),
-        }
-    }
-
-    /// The zone by IXFR; `None` where there is nothing to begin with.
-    async fn incremental(
-        &self,
-        have: Option<&Record>,
-    ) -> Result<Option<(Vec<Record>, Option<u32>)>, Failure> {
-        let Some(have) = have else { return Ok(None) };
-        let mut stream = self.stream().await?;
-        let Pulled { received, expire } = pull(&mut stream, &self.ask, Some(have)).await?;
-        match received {
-            Received::Zone(records) => Ok(Some((records, expire))),
-            Received::Differences(steps) => {
-                let Some(old) = self.keeper.records(&self.ask.apex) else { return Ok(None) };
-                Ok(Some((apply(&old, &steps)?, expire)))
-            }
-            // It said otherwise a moment ago: AXFR has the last word.
-            Received::UpToDate(_) => Ok(None),
-        }
-    }
-
-    async fn accept(
-        &self,
-        timers: &mut Timers,
-        records: Vec<Record>,
-        expire: Option<u32>,
-    ) -> Result<Outcome, Failure> {
-        let soa = records.first().and_then(soa_of).ok_or(Failure::NoSoa)?.clone();
-        let count = records.len();
-        let standing = timers.transferred(&soa, expire, unix_millis() / 1000);
-        let apex = &self.ask.apex;
-        self.keeper.accept(apex, records, standing).await.map_err(Failure::Admission)?;
-        let serial = soa.serial().into_int();
-        info!(zone = %apex, primary = %self.to, serial, records = count, "new version");
-        Ok(Outcome::Transferred(timers.clone()))
-    }
-
-    async fn confirm(&self, mut timers: Timers, expire: Option<u32>) -> Outcome {
-        let standing = timers.confirmed(expire, unix_millis() / 1000);
-        self.keeper.confirm(&self.ask.apex, standing).await;
-        Outcome::Confirmed(timers)
-    }
-
-    async fn stream(&self) -> Result<C::Stream, Failure> {
-        let wait = self.settings.connect;
-        let connected = tokio::time::timeout(wait, self.connect.connect(self.to)).await;
-        connected.map_err(|_| Failure::ConnectLate(wait))?.map_err(Failure::Connect)
-    }
-}
-
-impl From<FrameError> for Failure {
-    fn from(error: FrameError) -> Self {
-        Self::Pull(error.into())
-    }
-}
-
 fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -635,6 +408,8 @@ fn unix_millis() -> u64 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::io;
+    use std::net::SocketAddr;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -643,10 +418,12 @@ mod tests {
 
     use super::*;
     use crate::transfer::access::Rule;
+    use crate::transfer::attempt::Primary;
     use crate::transfer::difference::Difference;
     use crate::transfer::fixture::{name, soa, zone};
     use crate::transfer::frame::Reader;
-    use crate::transfer::query;
+    use crate::transfer::inbound::Limits;
+    use crate::transfer::query::{self, serial_of};
     use crate::transfer::serve::{Over, Served, Server, Zones, send};
     use crate::transfer::tsig::Keys;
 
@@ -700,7 +477,7 @@ mod tests {
         }
     }
 
-    struct Version(Vec<Record>);
+    struct Version(Vec<Record>, Option<u32>);
 
     impl Served for Version {
         fn soa(&self) -> Record {
@@ -710,7 +487,7 @@ mod tests {
             self.0.clone()
         }
         fn expires_in(&self) -> Option<u32> {
-            None
+            self.1
         }
         fn steps_since(&self, serial: u32) -> Option<Vec<Arc<Difference>>> {
             // Steps from a zone that nobody has: they remove what was never there.
@@ -730,11 +507,12 @@ mod tests {
         open: AtomicUsize,
         connections: AtomicUsize,
         silent: bool,
+        expire: Option<u32>,
     }
 
     impl Zones for Fake {
         fn find(&self, _: &Name) -> Option<Arc<dyn Served>> {
-            Some(Arc::new(Version(self.0.zone.lock().unwrap().clone())))
+            Some(Arc::new(Version(self.0.zone.lock().unwrap().clone(), self.0.expire)))
         }
         fn transfer_rules(&self, _: &Name) -> Arc<[Rule]> {
             Arc::new([Rule::From("::/0".parse().unwrap())])
@@ -862,6 +640,16 @@ mod tests {
         handle.add(secondary("example.org"), Some((soa(5), standing))).await;
         shelf.wait_for("expired example.org").await;
         assert!(unix_millis() / 1000 >= expires);
+    }
+
+    #[tokio::test]
+    async fn a_zone_that_comes_expired_is_not_served() {
+        let shelf = Arc::new(Shelf::default());
+        let primary = Fake(Arc::new(Inner { expire: Some(0), ..Inner::default() }));
+        *primary.0.zone.lock().unwrap() = zone(1, 3);
+        let handle = start(&shelf, &primary);
+        handle.add(secondary("example.org"), None).await;
+        shelf.wait_for("expired example.org").await;
     }
 
     #[tokio::test]

@@ -90,9 +90,9 @@ impl Timers {
         now >= self.standing.expires
     }
 
-    /// When it expires, if it is here and did not yet.
-    pub fn expires(&self, now: u64) -> Option<u64> {
-        (!self.expired(now)).then_some(self.standing.expires)
+    /// When it expires, if it is here; may be past.
+    pub fn expires(&self) -> Option<u64> {
+        self.soa.map(|_| self.standing.expires)
     }
 
     /// When the primary is to be asked next. `jitter`, from 0 to 1, takes up to a tenth off, so that
