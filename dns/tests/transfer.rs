@@ -41,8 +41,9 @@ fn name(text: &str) -> Name {
     Name::bytes_from_str(text).unwrap()
 }
 
-fn key() -> TsigKey {
-    TsigKey::from_base64(name(KEY), Algorithm::Sha256, SECRET).unwrap()
+fn key(program: Program) -> TsigKey {
+    let algorithm: Algorithm = program.algorithm().parse().unwrap();
+    TsigKey::from_base64(name(KEY), algorithm, SECRET).unwrap()
 }
 
 /// A zone with every kind of data that is written differently on the wire, in several messages.
@@ -225,7 +226,7 @@ fn answer(server: &Server<Ours>, query: &[u8], from: IpAddr, over: Over) -> Repl
 }
 
 /// Listens on a port for UDP and TCP.
-async fn listen(shelf: Arc<Shelf>, tasks: &mut JoinSet<()>) -> u16 {
+async fn listen(program: Program, shelf: Arc<Shelf>, tasks: &mut JoinSet<()>) -> u16 {
     let (tcp, udp, port) = loop {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = tcp.local_addr().unwrap().port();
@@ -233,7 +234,7 @@ async fn listen(shelf: Arc<Shelf>, tasks: &mut JoinSet<()>) -> u16 {
             break (tcp, udp, port);
         }
     };
-    let keys: Keys = [key()].into_iter().collect();
+    let keys: Keys = [key(program)].into_iter().collect();
     let server = Arc::new(Server::new(Ours(shelf.clone()), keys));
     let datagrams = server.clone();
     tasks.spawn(async move {
@@ -293,10 +294,10 @@ async fn until<T>(
     }
 }
 
-fn ask() -> Ask {
+fn ask(program: Program) -> Ask {
     Ask {
         apex: name(ZONE),
-        key: Some(Arc::new(key())),
+        key: Some(Arc::new(key(program))),
         limits: Limits::default(),
         pace: Pace::default(),
     }
@@ -305,7 +306,7 @@ fn ask() -> Ask {
 async fn follow(program: Program) {
     let mut tasks = JoinSet::new();
     let shelf = Shelf::new();
-    let port = listen(shelf.clone(), &mut tasks).await;
+    let port = listen(program, shelf.clone(), &mut tasks).await;
     let Some(server) = program.start(&Role::Primary { text: text(1, 600), other: port }) else {
         return;
     };
@@ -318,11 +319,11 @@ async fn follow(program: Program) {
         || server.log(),
         async || {
             let mut stream = TcpStream::connect(server.address).await.ok()?;
-            version(&mut stream, &ask()).await.ok()
+            version(&mut stream, &ask(program)).await.ok()
         },
     )
     .await;
-    let primary = Primary { address: server.address, key: Some(Arc::new(key())) };
+    let primary = Primary { address: server.address, key: Some(Arc::new(key(program))) };
     let limits = Limits::default();
     let secondary = Secondary { apex: name(ZONE), primaries: vec![primary], limits };
     handle.add(secondary, None).await;
@@ -339,23 +340,24 @@ async fn follow(program: Program) {
     assert_eq!(canonical(&second), canonical(&parse(&text(2, 605))), "{program:?}");
 
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let pulled = pull(&mut stream, &ask(), Some(&first[0])).await.unwrap();
+    let pulled = pull(&mut stream, &ask(program), Some(&first[0])).await.unwrap();
     let Received::Differences(steps) = pulled.received else {
         panic!("{program:?} sent no differences:\n{}", server.log())
     };
     assert_eq!(canonical(&apply(&first, &steps).unwrap()), canonical(&second));
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let pulled = pull(&mut stream, &ask(), Some(&second[0])).await.unwrap();
+    let pulled = pull(&mut stream, &ask(program), Some(&second[0])).await.unwrap();
     assert!(matches!(pulled.received, Received::UpToDate(_)), "{program:?}");
     let kept = shelf.store.load(&name(ZONE)).unwrap().unwrap();
     assert_eq!(kept.records, second);
 
     // Without the key there is nothing to be had.
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    assert!(pull(&mut stream, &Ask { key: None, ..ask() }, None).await.is_err());
-    let liar = TsigKey::new(name(KEY), Algorithm::Sha256, &[0; 32]).unwrap();
+    assert!(pull(&mut stream, &Ask { key: None, ..ask(program) }, None).await.is_err());
+    let algorithm = program.algorithm().parse().unwrap();
+    let liar = TsigKey::new(name(KEY), algorithm, &[0; 32]).unwrap();
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let error = pull(&mut stream, &Ask { key: Some(Arc::new(liar)), ..ask() }, None).await;
+    let error = pull(&mut stream, &Ask { key: Some(Arc::new(liar)), ..ask(program) }, None).await;
     assert!(error.unwrap_err().to_string().contains("BADSIG"), "{program:?}");
 }
 
@@ -363,7 +365,7 @@ async fn lead(program: Program) {
     let mut tasks = JoinSet::new();
     let shelf = Shelf::new();
     shelf.put(parse(&text(1, 600)));
-    let port = listen(shelf.clone(), &mut tasks).await;
+    let port = listen(program, shelf.clone(), &mut tasks).await;
     let Some(server) = program.start(&Role::Secondary { other: port }) else { return };
     let serial = async |wanted: u32| {
         until(
@@ -371,7 +373,7 @@ async fn lead(program: Program) {
             || server.log(),
             async || {
                 let mut stream = TcpStream::connect(server.address).await.ok()?;
-                let version = version(&mut stream, &ask()).await.ok()?;
+                let version = version(&mut stream, &ask(program)).await.ok()?;
                 (serial_of(&version.soa) == wanted).then_some(())
             },
         )
@@ -380,7 +382,7 @@ async fn lead(program: Program) {
     serial(1).await;
     let held = async || {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        match pull(&mut stream, &ask(), None).await.unwrap().received {
+        match pull(&mut stream, &ask(program), None).await.unwrap().received {
             Received::Zone(records) => records,
             other => panic!("{other:?}"),
         }
@@ -393,7 +395,7 @@ async fn lead(program: Program) {
     tasks.spawn(task.run());
     let soa = shelf.here().unwrap().soa();
     let (apex, to) = (name(ZONE), server.address);
-    notices.send(Outgoing { apex, soa, to, key: Some(Arc::new(key())) }).await;
+    notices.send(Outgoing { apex, soa, to, key: Some(Arc::new(key(program))) }).await;
     serial(2).await;
     eprintln!("{program:?} as secondary: followed after {:?}", changed.elapsed());
     assert_eq!(canonical(&held().await), canonical(&parse(&text(2, 605))), "{program:?}");

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 pub(crate) const ZONE: &str = "example.org";
 /// The name of the key that all share.
 pub(crate) const KEY: &str = "transfer-key";
-/// Its secret, for HMAC-SHA256.
+/// Its secret.
 pub(crate) const SECRET: &str = "c29tZSBzZWNyZXQgb2YgMzIgb2N0ZXRzIGZvciB0ZXN0cw==";
 
 /// Which program.
@@ -53,6 +53,15 @@ pub(crate) struct Running {
 }
 
 impl Program {
+    /// By which hash it signs; each by another, so that all are tried.
+    pub(crate) fn algorithm(self) -> &'static str {
+        match self {
+            Self::Nsd => "hmac-sha256",
+            Self::Knot => "hmac-sha512",
+            Self::Named => "hmac-sha384",
+        }
+    }
+
     /// Where it is installed, if it is.
     fn path(self) -> Option<PathBuf> {
         let name = match self {
@@ -146,6 +155,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 fn nsd(at: &str, port: u16, role: &Role) -> String {
+    let algorithm = Program::Nsd.algorithm();
     let zone = match role {
         Role::Primary { other, .. } => format!(
             "notify: 127.0.0.1@{other} {KEY}\n  provide-xfr: 127.0.0.1 {KEY}\n  \
@@ -161,12 +171,13 @@ fn nsd(at: &str, port: u16, role: &Role) -> String {
          zonesdir: \"{at}\"\n  database: \"\"\n  pidfile: \"{at}/pid\"\n  \
          xfrdfile: \"{at}/xfrd\"\n  xfrdir: \"{at}\"\n  zonelistfile: \"{at}/list\"\n  \
          verbosity: 2\n  xfrd-reload-timeout: 0\nremote-control:\n  control-enable: no\n\
-         key:\n  name: \"{KEY}\"\n  algorithm: hmac-sha256\n  secret: \"{SECRET}\"\n\
+         key:\n  name: \"{KEY}\"\n  algorithm: {algorithm}\n  secret: \"{SECRET}\"\n\
          zone:\n  name: \"{ZONE}\"\n  zonefile: \"zone\"\n  {zone}"
     )
 }
 
 fn knot(at: &str, port: u16, role: &Role) -> String {
+    let algorithm = Program::Knot.algorithm();
     let (other, zone) = match role {
         Role::Primary { other, .. } => (other, "notify: us\n    zonefile-load: difference"),
         Role::Secondary { other } => (other, "master: us"),
@@ -176,7 +187,7 @@ fn knot(at: &str, port: u16, role: &Role) -> String {
          tcp-workers: 1\n    udp-workers: 1\n    background-workers: 1\n\
          log:\n  - target: stderr\n    any: info\n\
          database:\n    storage: \"{at}\"\n\
-         key:\n  - id: {KEY}\n    algorithm: hmac-sha256\n    secret: {SECRET}\n\
+         key:\n  - id: {KEY}\n    algorithm: {algorithm}\n    secret: {SECRET}\n\
          remote:\n  - id: us\n    address: 127.0.0.1@{other}\n    key: {KEY}\n\
          acl:\n  - id: us\n    key: {KEY}\n    action: [transfer, notify]\n\
          zone:\n  - domain: {ZONE}\n    storage: \"{at}\"\n    file: zone\n    acl: us\n    {zone}\n"
@@ -184,6 +195,7 @@ fn knot(at: &str, port: u16, role: &Role) -> String {
 }
 
 fn named(at: &str, port: u16, role: &Role) -> String {
+    let algorithm = Program::Named.algorithm();
     let zone = match role {
         Role::Primary { other, .. } => format!(
             "type primary; notify explicit; also-notify {{ 127.0.0.1 port {other} key {KEY}; }}; \
@@ -199,7 +211,7 @@ fn named(at: &str, port: u16, role: &Role) -> String {
          listen-on-v6 {{ none; }}; pid-file \"{at}/pid\"; session-keyfile \"{at}/session\"; \
          lock-file none; recursion no; dnssec-validation no; allow-transfer {{ key {KEY}; }}; }};\n\
          controls {{ }};\n\
-         key {KEY} {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n\
+         key {KEY} {{ algorithm {algorithm}; secret \"{SECRET}\"; }};\n\
          zone {ZONE} {{ file \"zone\"; {zone} }};\n"
     )
 }
