@@ -25,17 +25,18 @@ impl Meter {
         Self { limits: (limits.records, limits.octets), records: 0, octets: 0, scratch: Vec::new() }
     }
 
-    /// Counts a record that came. After an error the transfer is to be ended.
+    /// Counts a record that came, before anything else is done with it: a record that is let through
+    /// can be composed. After an error the transfer is to be ended.
     pub fn count(&mut self, record: &Record) -> Result<(), Refused> {
-        let rdata = match record.data().rdlen(false) {
-            Some(octets) => usize::from(octets),
-            None => {
-                self.scratch.clear();
-                // A vector takes what is appended.
-                let Ok(()) = record.data().compose_rdata(&mut self.scratch);
-                self.scratch.len()
-            }
-        };
+        // `rdlen` would do without the copy, but panics on RDATA that is too long once its names are
+        // whole: a signer's name may come compressed before a signature of 65,000 octets.
+        self.scratch.clear();
+        let Ok(()) = record.data().compose_rdata(&mut self.scratch);
+        let rdata = self.scratch.len();
+        if rdata > usize::from(u16::MAX) {
+            let name = record.owner().clone();
+            return Err(Refused::Malformed { name, rtype: record.rtype() });
+        }
         self.count_octets(record.owner().len() + FIXED_OCTETS + rdata)
     }
 

@@ -294,6 +294,29 @@ fn limits_hold_while_receiving_and_after() {
 }
 
 #[test]
+fn rdata_may_not_grow_too_long_when_its_names_are_whole() {
+    let long = format!("{}zone.example", "a-label-of-some-length.".repeat(10));
+    let mut octets = write_records(&[a(&long)]);
+    // A pointer to that name as the owner and as the signer of an RRSIG, then 65,000 octets of
+    // signature; and as the next name of an NSEC, then a bitmap that repeats its first block.
+    let blocks = [&[0, 32][..], &[1; 32]].concat();
+    for (rtype, head, tail) in [(46_u16, 18, vec![1; 65_515]), (47, 0, blocks.repeat(1_927))] {
+        let length = u16::try_from(head + 2 + tail.len()).expect("just fits");
+        octets.extend([0xc0, 0]);
+        octets.extend(rtype.to_be_bytes());
+        octets.extend([0, 1, 0, 0, 0, 60]);
+        octets.extend(length.to_be_bytes());
+        octets.extend(vec![0; head]);
+        octets.extend([0xc0, 0]);
+        octets.extend(tail);
+        let wire = Bytes::from(octets.clone());
+        let refused = read_records(&wire, &plain().expect).expect_err("too long");
+        assert!(matches!(refused, Refused::Malformed { .. }), "{refused}");
+        octets.truncate(octets.len() - usize::from(length) - 12);
+    }
+}
+
+#[test]
 fn an_rrset_must_fit_into_an_answer() {
     let mut zone = plain();
     for count in 0..=u8::MAX {

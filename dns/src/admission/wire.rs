@@ -31,7 +31,7 @@ fn read_record(parser: &mut Parser<'_, Bytes>) -> Option<Record> {
     record.try_flatten_into().ok()
 }
 
-/// Writes records as [`read_records`] reads them.
+/// Writes records, which a [`Meter`] or [`admit`] let through, as [`read_records`] reads them.
 pub fn write_records(records: &[Record]) -> Vec<u8> {
     let mut octets = Vec::new();
     for record in records {
