@@ -40,7 +40,7 @@ pub use self::meter::Meter;
 pub use self::nsec3::MAX_ITERATIONS;
 pub use self::refused::{Field, Refused};
 pub use self::seal::Seal;
-pub use self::wire::{admit_octets, read_records, write_records};
+pub use self::wire::{admit_octets, exercise, read_records, write_records};
 
 use self::content::Content;
 use self::keys::Keys;

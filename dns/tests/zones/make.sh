@@ -31,15 +31,16 @@ uninterpreted() {
         -e 's/\s(AFSDB|KX)\s+1 Mail\.zone\.example\.$/ \1 \\# 21 0001044d61696c047a6f6e65076578616d706c6500/'
 }
 
-# bind NAME KEYS OPTIONS: a zone signed by BIND
+# bind NAME KEYS OPTIONS [ZONE-KEY]: a zone signed by BIND, with the keys signing all, or with them
+# signing the keys and the zone key signing the rest
 bind() {
     local keys=() key
     for key in $2; do keys+=(-k "$key"); done
     # shellcheck disable=SC2086
-    cat "$here/plain.zone" $(printf '%s.key ' $2) >unsigned
+    cat "$here/plain.zone" $(printf '%s.key ' $2 ${4:-}) >unsigned
     # shellcheck disable=SC2086
-    dnssec-signzone -q -z -o zone.example -O full -s $begin -e $end -x -f signed ${3:-} \
-        "${keys[@]}" unsigned >/dev/null
+    dnssec-signzone -q $([ -n "${4:-}" ] || echo -z) -o zone.example -O full -s $begin -e $end -x -f signed ${3:-} \
+        "${keys[@]}" unsigned ${4:-} >/dev/null
     ds "$1" $2
     { echo "; made by make.sh with dnssec-signzone ${3:-}"; uninterpreted <signed; } >"$here/$1.zone"
 }
@@ -57,6 +58,7 @@ p256b=$(key a ECDSAP256SHA256)
 p384=$(key a ECDSAP384SHA384)
 ed=$(key a ED25519)
 rsa=$(key a RSASHA256 2048)
+zone_key=$(dnssec-keygen -q -a ECDSAP256SHA256 zone.example)
 rsa512=$(key a RSASHA512 2048)
 
 ldns nsec-p256-zonemd "$p256" "-z 1:1 -z 1:2"
@@ -73,3 +75,4 @@ bind nsec-p384 "$p384"
 bind nsec-ed25519 "$ed"
 bind nsec-two-algorithms "$p256 $ed"
 bind nsec-two-keys "$p256 $p256b"
+bind nsec-split "$p256" "" "$zone_key"
