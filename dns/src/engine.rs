@@ -170,6 +170,23 @@ impl Worker for Answerer {
 }
 
 impl Engine {
+    /// Writes the answer to `query`, which came over a stream, to `out`, and leaves it empty when there is
+    /// none: for whoever answers other messages than queries too.
+    pub fn answer_stream(&self, query: &[u8], out: &mut Vec<u8>) {
+        match Query::parse(query) {
+            Ok(parsed) => {
+                self.answer(&parsed, None, Via::Stream, out);
+            }
+            Err(Not::WellFormed) => {
+                refuse(query, Rcode::FormErr, out);
+            }
+            Err(Not::Asking(_)) => {
+                refuse(query, Rcode::NotImp, out);
+            }
+            Err(Not::Query) => {}
+        }
+    }
+
     /// What the client gets for the cookie that it showed (RFC 7873 section 5.2).
     fn cookie(&self, query: &Query<'_>, client: IpAddr, now: Now) -> Option<Cookie> {
         let shown = query.edns?.cookie?;

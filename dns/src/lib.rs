@@ -4,13 +4,18 @@
 pub mod admission;
 pub mod answer;
 pub mod catalog;
+pub mod command;
+pub mod config;
 pub mod cookie;
 pub mod engine;
+mod metrics;
 pub mod name;
 pub mod prefix;
 pub mod query;
 pub mod rate_limit;
 pub mod record;
+pub mod secondaries;
+pub mod server;
 pub mod store;
 pub mod stream;
 pub mod transfer;

@@ -251,6 +251,12 @@ impl FromIterator<TsigKey> for Keys {
     }
 }
 
+impl FromIterator<Arc<TsigKey>> for Keys {
+    fn from_iter<T: IntoIterator<Item = Arc<TsigKey>>>(keys: T) -> Self {
+        Self(keys.into_iter().map(|key| (key.name.clone(), key)).collect())
+    }
+}
+
 impl Keys {
     /// The key of that name.
     pub fn find(&self, name: &Name) -> Option<&Arc<TsigKey>> {

@@ -49,8 +49,8 @@ pub fn start(format: Format, level: Level) -> anyhow::Result<()> {
     // The libraries' own events are for their developers; ours tell what an operator needs. What
     // the DNS libraries say has the words of strangers in it.
     let ours = format!(
-        "warn,sealpost_relay={level},sealpost_agent={level},sealpost_daemon={level},\
-         sealpost_tunnel={level},quinn=error,quinn_proto=error,quinn_udp=error,\
+        "warn,sealpost_relay={level},sealpost_agent={level},sealpost_dns={level},\
+         sealpost_daemon={level},sealpost_tunnel={level},quinn=error,quinn_proto=error,quinn_udp=error,\
          sqlx=error,hickory_net=off,hickory_proto=off,hickory_resolver=off"
     );
     let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(ours))?;
