@@ -16,7 +16,7 @@ use tracing::{debug, info};
 
 use super::difference::{ApplyError, apply};
 use super::frame::FrameError;
-use super::inbound::{Limits, Received};
+use super::inbound::{Inbound, Limits, Received};
 use super::pull::{Ask, PullError, Pulled, pull, unix_seconds, version};
 use super::query::{newer, serial_of, soa_of};
 use super::refresh::Settings;
@@ -201,7 +201,9 @@ impl<K: Keeper, C: Connect> One<'_, K, C> {
             Received::Zone(records) => Ok(Some((records, expire))),
             Received::Differences(steps) => {
                 let Some(old) = self.keeper.records(&self.ask.apex) else { return Ok(None) };
-                Ok(Some((apply(&old, &steps)?, expire)))
+                let records = apply(&old, &steps)?;
+                Inbound::check_zone(self.ask.limits, &records).map_err(PullError::from)?;
+                Ok(Some((records, expire)))
             }
             // It said otherwise a moment ago: AXFR has the last word.
             Received::UpToDate(_) => Ok(None),

@@ -12,6 +12,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// The length before each message.
 const LENGTH: usize = 2;
+/// Octets that are read at once when no message is under way.
+const READ_AHEAD: usize = 4096;
 /// No message is shorter than its header.
 const HEADER: usize = 12;
 
@@ -120,9 +122,10 @@ impl Reader {
             if let Some(message) = self.take()? {
                 return Ok(Some(message));
             }
-            // One message and a length is all that is ever held, whatever the peer sends.
-            self.buffer.reserve(LENGTH + usize::from(u16::MAX));
-            let room = LENGTH + usize::from(u16::MAX) - self.buffer.len();
+            // Never more than is needed for one message, whatever the peer sends, and little while
+            // nothing is under way.
+            let room = self.needed() - self.buffer.len();
+            self.buffer.reserve(room);
             let mut limited = (&mut *stream).take(room as u64);
             let read = limited.read_buf(&mut self.buffer);
             let read = timeout_at(self.clock.deadline(), read).await;
@@ -132,6 +135,15 @@ impl Reader {
             }
             self.clock.progress(octets, Instant::now());
         }
+    }
+
+    /// Octets to have before a look at them is worth it: the message under way, or a few small ones.
+    fn needed(&self) -> usize {
+        let length = match self.buffer.get(..LENGTH) {
+            Some(length) => usize::from(u16::from_be_bytes([length[0], length[1]])),
+            None => 0,
+        };
+        (LENGTH + length).max(READ_AHEAD)
     }
 
     fn take(&mut self) -> Result<Option<Bytes>, FrameError> {

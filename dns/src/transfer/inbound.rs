@@ -22,7 +22,8 @@ pub struct Limits {
     /// Records, of differences the removed and the added ones.
     pub records: usize,
     /// Octets of all records without compression. Compression makes up to 255 octets out of two,
-    /// so octets on the wire would bound nothing.
+    /// so octets on the wire alone would bound nothing. Those may be twice as many, as messages with
+    /// few records are allowed: records hold on to the messages that they came in.
     pub octets: usize,
     /// Messages.
     pub messages: usize,
@@ -133,6 +134,7 @@ pub struct Inbound {
     limits: Limits,
     records: usize,
     octets: usize,
+    wire: usize,
     messages: usize,
     expire: Option<u32>,
     state: State,
@@ -176,6 +178,7 @@ impl Inbound {
             limits,
             records: 0,
             octets: 0,
+            wire: 0,
             messages: 0,
             expire: None,
             state: State::Begin,
@@ -193,6 +196,10 @@ impl Inbound {
         self.messages += 1;
         if self.messages > self.limits.messages {
             return Err(Fault::Messages(self.limits.messages));
+        }
+        self.wire += message.len();
+        if self.wire / 2 > self.limits.octets {
+            return Err(Fault::Octets(self.limits.octets));
         }
         let message = Message::from_octets(message).map_err(|_| Fault::Malformed)?;
         self.check_header(&message)?;
@@ -259,6 +266,17 @@ impl Inbound {
             return Ok(Step::Done(end));
         }
         self.single_soa()
+    }
+
+    /// Whether a zone that differences led to is within the limits too: each of them may be small.
+    pub(super) fn check_zone(limits: Limits, zone: &[Record]) -> Result<(), Fault> {
+        if zone.len() > limits.records.saturating_add(1) {
+            return Err(Fault::Records(limits.records));
+        }
+        if zone.iter().map(size).sum::<usize>() > limits.octets {
+            return Err(Fault::Octets(limits.octets));
+        }
+        Ok(())
     }
 
     fn count(&mut self, record: &Record) -> Result<(), Fault> {
@@ -532,6 +550,35 @@ mod tests {
         assert_eq!(with(Limits { records, ..LIMITS }), Err(Fault::Records(100)));
         assert_eq!(with(Limits { octets: 9, ..LIMITS }), Err(Fault::Octets(9)));
         assert_eq!(with(Limits { messages: 1, ..LIMITS }), Err(Fault::Messages(1)));
+        let check = |limits| Inbound::check_zone(limits, &zone);
+        assert_eq!(check(Limits { records: zone.len() - 1, ..LIMITS }), Ok(()));
+        assert_eq!(check(Limits { records, ..LIMITS }), Err(Fault::Records(100)));
+        assert_eq!(check(Limits { octets: 9, ..LIMITS }), Err(Fault::Octets(9)));
+    }
+
+    #[test]
+    fn padding_counts_too() {
+        // One small record a message, and behind it, in the additional section, much else.
+        let mut message = ixfr(&[&soa(2)]).remove(0);
+        let junk =
+            records(&format!("example.org. 1 IN TYPE65280 \\# 60000 {}\n", "00".repeat(60_000)));
+        let Ok(()) = junk[0].compose(&mut message);
+        message[11] += 1;
+        let kind = Kind::Ixfr { serial: 1 };
+        let mut inbound = Inbound::new(5, name("example.org"), kind, LIMITS);
+        assert_eq!(inbound.take(message.into()), Ok(Step::More));
+        let record = records("a.example.org. 1 IN A 192.0.2.1\n").remove(0);
+        let mut message = ixfr(&[&record]).remove(0);
+        let Ok(()) = junk[0].compose(&mut message);
+        message[11] += 1;
+        let message = Bytes::from(message);
+        let fault = (0..LIMITS.messages - 1).find_map(|_| inbound.take(message.clone()).err());
+        assert_eq!(fault, None, "within the limit");
+        let limits = Limits { octets: 1 << 20, ..LIMITS };
+        let mut inbound = Inbound::new(5, name("example.org"), kind, limits);
+        inbound.take(ixfr(&[&soa(2)]).remove(0).into()).unwrap();
+        let fault = (0..LIMITS.messages - 1).find_map(|_| inbound.take(message.clone()).err());
+        assert_eq!(fault, Some(Fault::Octets(1 << 20)));
     }
 
     #[test]
