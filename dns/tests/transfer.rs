@@ -29,7 +29,7 @@ use sealpost_dns::transfer::refresh::{self, Refresher, Settings};
 use sealpost_dns::transfer::serve::{Over, Reply, Served, Server, Zones, send};
 use sealpost_dns::transfer::timers::Standing;
 use sealpost_dns::transfer::tsig::{Algorithm, Keys, TsigKey};
-use servers::{KEY, Program, Role, SECRET, ZONE};
+use servers::{KEY, Program, Role, Running, SECRET, ZONE};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
@@ -303,6 +303,22 @@ fn ask(program: Program) -> Ask {
     }
 }
 
+/// What a server hands on. NSD closes connections while it takes a new version into service, so one
+/// may fail.
+async fn pulled(program: Program, server: &Running, have: Option<&Record>) -> Received {
+    until(
+        "it hands it on",
+        || server.log(),
+        async || {
+            let mut stream = TcpStream::connect(server.address).await.ok()?;
+            let pulled = pull(&mut stream, &ask(program), have).await;
+            pulled.inspect_err(|error| eprintln!("{program:?}: {error}")).ok()
+        },
+    )
+    .await
+    .received
+}
+
 async fn follow(program: Program) {
     let mut tasks = JoinSet::new();
     let shelf = Shelf::new();
@@ -339,15 +355,12 @@ async fn follow(program: Program) {
     let second = shelf.here().unwrap().records.clone();
     assert_eq!(canonical(&second), canonical(&parse(&text(2, 605))), "{program:?}");
 
-    let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let pulled = pull(&mut stream, &ask(program), Some(&first[0])).await.unwrap();
-    let Received::Differences(steps) = pulled.received else {
+    let Received::Differences(steps) = pulled(program, &server, Some(&first[0])).await else {
         panic!("{program:?} sent no differences:\n{}", server.log())
     };
     assert_eq!(canonical(&apply(&first, &steps).unwrap()), canonical(&second));
-    let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let pulled = pull(&mut stream, &ask(program), Some(&second[0])).await.unwrap();
-    assert!(matches!(pulled.received, Received::UpToDate(_)), "{program:?}");
+    let nothing = pulled(program, &server, Some(&second[0])).await;
+    assert!(matches!(nothing, Received::UpToDate(_)), "{program:?}: {nothing:?}");
     let kept = shelf.store.load(&name(ZONE)).unwrap().unwrap();
     assert_eq!(kept.records, second);
 
@@ -380,12 +393,9 @@ async fn lead(program: Program) {
         .await;
     };
     serial(1).await;
-    let held = async || {
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        match pull(&mut stream, &ask(program), None).await.unwrap().received {
-            Received::Zone(records) => records,
-            other => panic!("{other:?}"),
-        }
+    let held = async || match pulled(program, &server, None).await {
+        Received::Zone(records) => records,
+        other => panic!("{program:?} handed on {other:?}"),
     };
     assert_eq!(canonical(&held().await), canonical(&parse(&text(1, 600))), "{program:?}");
 
