@@ -11,8 +11,9 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sealpost_agent::zone::denial::Denial;
-use sealpost_agent::zone::keys::{Role, Use};
+use sealpost_agent::zone::keys::Use;
 use sealpost_agent::zone::plan::{Authority, Challenge, Dkim, Exchanger, Host, MtaSts, Text};
+use sealpost_agent::zone::zone_key::Role;
 use sealpost_agent::zone::{
     Built, Keys, Plan, Policy, ZoneKey, build, included, master_file, sign,
 };
@@ -125,7 +126,7 @@ fn rolling() -> Keys {
         Use { key, signs_zone: true, signs_keys: true, announced }
     };
     let shown = vec![ZoneKey::generate(Role::Zone).unwrap().public().clone()];
-    Keys { here: vec![using(false), using(true)], shown, endorsed: None }
+    Keys { here: vec![using(false), using(true)], shown, ..Keys::default() }
 }
 
 /// Runs a judge; `None` when it is not there.
@@ -184,7 +185,7 @@ fn every_kind_of_zone_passes_all_judges() {
             for (keys_name, keys) in kinds {
                 let name = format!("{plan_name}, {denial:?}, {keys_name}");
                 let policy = Policy { denial, ..Policy::default() };
-                let built = build(&plan, &keys(), &policy, None, now()).expect(&name);
+                let built = build(&plan, &keys(), &policy, None, None, now()).expect(&name);
                 println!("{name}: {:?}", built.verified);
                 accepted(&name, &built, matches!(keys_name, "one key" | "rolling"));
             }
@@ -197,10 +198,11 @@ fn a_zone_that_was_signed_again_in_part_passes_all_judges() {
     let (keys, policy) = (combined(), Policy::default());
     let day = 24 * 3600;
     let mut plan = full_plan();
-    let mut last = build(&plan, &keys, &policy, None, now() - 6 * day).unwrap();
+    let mut last = build(&plan, &keys, &policy, None, None, now() - 6 * day).unwrap();
     for days in (0..6).rev() {
         plan.texts[0].text = format!("sealpost1 box=day{days}");
-        let next = build(&plan, &keys, &policy, Some(&last.zone), now() - days * day).unwrap();
+        let next =
+            build(&plan, &keys, &policy, Some(&last.zone), None, now() - days * day).unwrap();
         assert!(next.changed && next.zone.serial > last.zone.serial);
         last = next;
     }
@@ -209,7 +211,7 @@ fn a_zone_that_was_signed_again_in_part_passes_all_judges() {
 
 #[test]
 fn the_judges_notice_a_flipped_bit() {
-    let built = build(&mail_plan(), &combined(), &Policy::default(), None, now()).unwrap();
+    let built = build(&mail_plan(), &combined(), &Policy::default(), None, None, now()).unwrap();
     let zone = master_file::text(&built.zone.records).replace("192.0.2.11", "192.0.2.10");
     for (program, good, words) in judges(&zone, true) {
         assert!(!good || program.ends_with("checkzone"), "{program} says: {words}");

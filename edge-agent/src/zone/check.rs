@@ -433,8 +433,9 @@ mod tests {
     use super::*;
     use crate::zone::canonical::tests::records;
     use crate::zone::denial::Denial;
-    use crate::zone::keys::{Keys, Role, ZoneKey};
+    use crate::zone::keys::Keys;
     use crate::zone::sign::{Policy, sign};
+    use crate::zone::zone_key::{Role, ZoneKey};
 
     const NOW: u64 = 1_790_000_000;
     const ZONE: &str = "@ 3600 SOA ns h 0 14400 3600 2419200 300\n@ 3600 NS ns\n\

@@ -1,231 +1,15 @@
-//! The keys that sign a zone. They are made at home and stay there.
+//! All keys of a zone and what each is for.
 //!
-//! Algorithm 13 (ECDSA P-256 with SHA-256, RFC 6605), which every validator knows and RFC 8624
-//! recommends. One key signs everything by default. Those who want the key that the parent zone
-//! knows away from the box have a second one here, and sign the short list of keys elsewhere.
-//!
-//! Files are in BIND's private key format, which BIND, Knot and ldns read: an owner can take a zone
-//! elsewhere without changing its keys.
+//! One key signs everything by default. Those who want the key that the parent zone knows away from
+//! the box have a second one here, and sign the short list of keys elsewhere.
 
-use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
-
-use aws_lc_rs::agreement::{self, ECDH_P256};
-use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::encoding::{AsBigEndian, EcPrivateKeyBin};
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use domain::base::iana::{Class, DigestAlgorithm, SecurityAlgorithm};
 use domain::base::{Record as AnyRecord, Ttl};
-use domain::rdata::{Cdnskey, Cds, Dnskey, Ds};
-use sealpost_dns::record::{Name, Record};
-use sealpost_tunnel::private_file;
+use domain::rdata::{Cdnskey, Cds, Ds};
+use sealpost_dns::record::{Data, Name, Record};
 
-use super::canonical;
-
-/// The algorithm of all keys here.
-pub const ALGORITHM: SecurityAlgorithm = SecurityAlgorithm::ECDSAP256SHA256;
-/// The only protocol there is (RFC 4034 section 2.1.2).
-const PROTOCOL: u8 = 3;
-/// The point of an uncompressed public key begins so; DNSKEY leaves it out (RFC 6605 section 4).
-const UNCOMPRESSED: u8 = 4;
-
-/// What a key is for, which its flags tell (RFC 4034 section 2.1.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Known to the parent zone: signs the list of keys, and in most zones everything else too.
-    Entry,
-    /// Signs everything but the list of keys.
-    Zone,
-}
-
-impl Role {
-    /// The flags of its DNSKEY.
-    pub fn flags(self) -> u16 {
-        match self {
-            Self::Entry => 257,
-            Self::Zone => 256,
-        }
-    }
-}
-
-/// Why a key cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// There is one already.
-    #[error("{} is there already: move it away if the zone is to have another key", .0.display())]
-    Exists(PathBuf),
-    /// The file cannot be read or written.
-    #[error("cannot use {}: {source}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// What is in it is no such key.
-    #[error(
-        "{} is not a private key of algorithm 13 (ECDSAP256SHA256) in BIND's format: restore it \
-         from a backup",
-        .0.display()
-    )]
-    Content(PathBuf),
-    /// The cryptographic library failed, which it does not for reasons of ours.
-    #[error("the cryptographic library refused to work; restart, and look at the system's entropy")]
-    Crypto,
-}
-
-/// A key that can sign.
-pub struct ZoneKey {
-    pair: EcdsaKeyPair,
-    public: PublicKey,
-}
-
-impl fmt::Debug for ZoneKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ZoneKey").field(&self.public).finish()
-    }
-}
-
-/// The public half of a key, as it stands in a zone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicKey {
-    dnskey: Dnskey<Bytes>,
-    tag: u16,
-}
-
-impl PublicKey {
-    /// What a DNSKEY says, which need not be of an algorithm that is used here.
-    pub fn new(dnskey: Dnskey<Bytes>) -> Self {
-        let tag = dnskey.key_tag();
-        Self { dnskey, tag }
-    }
-
-    /// For the zone itself.
-    pub fn dnskey(&self) -> &Dnskey<Bytes> {
-        &self.dnskey
-    }
-
-    /// The number by which signatures name it. Two keys may have the same.
-    pub fn tag(&self) -> u16 {
-        self.tag
-    }
-
-    /// For the parent zone (RFC 4034 section 5, RFC 4509).
-    pub fn ds(&self, apex: &Name) -> Ds<Bytes> {
-        Ds::new(self.tag, self.dnskey.algorithm(), DigestAlgorithm::SHA256, self.digest(apex))
-            .expect("a digest is short")
-    }
-
-    fn digest(&self, apex: &Name) -> Bytes {
-        let mut octets = canonical::name(apex);
-        octets.extend(self.dnskey.flags().to_be_bytes());
-        octets.extend([self.dnskey.protocol(), self.dnskey.algorithm().to_int()]);
-        octets.extend(self.dnskey.public_key());
-        Bytes::copy_from_slice(digest(&SHA256, &octets).as_ref())
-    }
-}
-
-impl ZoneKey {
-    /// A fresh key.
-    pub fn generate(role: Role) -> Result<Self, KeyError> {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING);
-        Self::from_pair(pair.map_err(|_| KeyError::Crypto)?, role).ok_or(KeyError::Crypto)
-    }
-
-    /// The key at `path`, or a fresh one that is written there.
-    pub fn load_or_create(path: &Path, role: Role) -> Result<Self, KeyError> {
-        if let Some(found) = Self::load(path, role)? {
-            return Ok(found);
-        }
-        match Self::create(path, role) {
-            // Somebody else made it in between: theirs is the key.
-            Err(KeyError::Exists(path)) => Self::load(&path, role)?
-                .ok_or_else(|| KeyError::File { path, source: io::ErrorKind::NotFound.into() }),
-            other => other,
-        }
-    }
-
-    /// Makes a key at `path` (mode 0600), where there must be no file.
-    pub fn create(path: &Path, role: Role) -> Result<Self, KeyError> {
-        let key = Self::generate(role)?;
-        private_file::create(path, key.to_text()?.as_bytes()).map_err(|source| {
-            match source.kind() {
-                io::ErrorKind::AlreadyExists => KeyError::Exists(path.into()),
-                _ => KeyError::File { path: path.into(), source },
-            }
-        })?;
-        Ok(key)
-    }
-
-    /// Reads the key at `path`; `None` when there is no file. A file that others may read is
-    /// refused.
-    pub fn load(path: &Path, role: Role) -> Result<Option<Self>, KeyError> {
-        let found = private_file::read(path)
-            .map_err(|source| KeyError::File { path: path.into(), source })?;
-        let Some(text) = found else { return Ok(None) };
-        let text = std::str::from_utf8(&text).ok();
-        let key = text.and_then(|text| Self::from_text(text, role));
-        key.map(Some).ok_or_else(|| KeyError::Content(path.into()))
-    }
-
-    /// Reads a key in BIND's format; `None` when it is not one of algorithm 13.
-    pub fn from_text(text: &str, role: Role) -> Option<Self> {
-        let field = |wanted: &str| {
-            let fields = text.lines().filter_map(|line| line.split_once(':'));
-            let mut values = fields.filter(|(name, _)| name.trim() == wanted);
-            values.next().map(|(_, value)| value.trim())
-        };
-        let version = field("Private-key-format")?;
-        let algorithm = field("Algorithm")?.split_ascii_whitespace().next()?;
-        if !version.starts_with("v1.") || algorithm != ALGORITHM.to_int().to_string() {
-            return None;
-        }
-        let scalar = STANDARD.decode(field("PrivateKey")?).ok()?;
-        let public = agreement::PrivateKey::from_private_key(&ECDH_P256, &scalar).ok()?;
-        let public = public.compute_public_key().ok()?;
-        let pair = EcdsaKeyPair::from_private_key_and_public_key(
-            &ECDSA_P256_SHA256_FIXED_SIGNING,
-            &scalar,
-            public.as_ref(),
-        );
-        Self::from_pair(pair.ok()?, role)
-    }
-
-    /// The key in BIND's format. It is the secret itself.
-    pub fn to_text(&self) -> Result<String, KeyError> {
-        let scalar: EcPrivateKeyBin<'_> =
-            self.pair.private_key().as_be_bytes().map_err(|_| KeyError::Crypto)?;
-        Ok(format!(
-            "Private-key-format: v1.3\nAlgorithm: {} (ECDSAP256SHA256)\nPrivateKey: {}\n",
-            ALGORITHM.to_int(),
-            STANDARD.encode(scalar.as_ref()),
-        ))
-    }
-
-    fn from_pair(pair: EcdsaKeyPair, role: Role) -> Option<Self> {
-        let point = pair.public_key().as_ref().strip_prefix(&[UNCOMPRESSED])?;
-        let point = Bytes::copy_from_slice(point);
-        let dnskey = Dnskey::new(role.flags(), PROTOCOL, ALGORITHM, point).ok()?;
-        Some(Self { pair, public: PublicKey::new(dnskey) })
-    }
-
-    /// The public half.
-    pub fn public(&self) -> &PublicKey {
-        &self.public
-    }
-
-    /// Signs octets, as r and s of 32 octets each.
-    pub fn sign(&self, octets: &[u8]) -> Result<Bytes, KeyError> {
-        let signature = self.pair.sign(&SystemRandom::new(), octets);
-        let signature = signature.map_err(|_| KeyError::Crypto)?;
-        Ok(Bytes::copy_from_slice(signature.as_ref()))
-    }
-}
+use super::zone_key::{PROTOCOL, PublicKey, ZoneKey};
 
 /// A key in use, and for what.
 #[derive(Debug)]
@@ -251,6 +35,10 @@ pub struct Keys {
     /// The list of keys as it was signed elsewhere, when the key that signs it is not here. It then
     /// stands in the zone as it is. [`super::sign::endorse`] makes it.
     pub endorsed: Option<Vec<Record>>,
+    /// Whether the parent zone is asked to forget all keys, before an owner takes the zone to where
+    /// it is not signed. It stays signed until the parent's DS is gone and forgotten. Has no effect
+    /// on a list that was signed elsewhere.
+    pub withdrawn: bool,
 }
 
 impl Keys {
@@ -270,32 +58,53 @@ impl Keys {
     /// Two keys, of which the one that the parent zone knows is elsewhere.
     pub fn offline(endorsed: Vec<Record>, zone: ZoneKey) -> Self {
         let zone = Use { key: zone, signs_zone: true, signs_keys: false, announced: false };
-        Self { here: vec![zone], shown: Vec::new(), endorsed: Some(endorsed) }
+        Self { here: vec![zone], endorsed: Some(endorsed), ..Self::default() }
     }
 
     /// The list of keys for the zone, and what it asks of its parent: DNSKEY, CDS and CDNSKEY
     /// without signatures. Registries read either of the last two (RFC 7344, RFC 8078).
     pub fn records(&self, apex: &Name, ttl: Ttl) -> Vec<Record> {
-        let here = self.here.iter().map(|using| (using.key.public(), using.announced));
+        let announces = |using: &Use| using.announced && !self.withdrawn;
+        let here = self.here.iter().map(|using| (using.key.public(), announces(using)));
         let shown = self.shown.iter().map(|key| (key, false));
-        list(apex, ttl, here.chain(shown))
+        let mut records = list(apex, ttl, here.chain(shown));
+        if self.withdrawn {
+            records.extend(withdrawal(apex, ttl));
+        }
+        records
     }
 
     /// What the parent zone should say.
     pub fn ds(&self, apex: &Name) -> Vec<Ds<Bytes>> {
-        let announced = self.here.iter().filter(|using| using.announced);
-        let mut ds: Vec<_> = announced.map(|using| using.key.public().ds(apex)).collect();
-        ds.extend(self.endorsed.iter().flatten().filter_map(|record| {
-            match record.data() {
-                sealpost_dns::record::Data::Cds(cds) => {
-                    Ds::new(cds.key_tag(), cds.algorithm(), cds.digest_type(), cds.digest().clone())
-                        .ok()
-                }
-                _ => None,
-            }
-        }));
-        ds
+        let announced = self.here.iter().filter(|using| using.announced && !self.withdrawn);
+        let here = announced.map(|using| using.key.public().ds(apex));
+        here.chain(self.endorsed_ds()).collect()
     }
+
+    /// What the parent zone may say: all that leads to a valid zone.
+    pub fn valid_ds(&self, apex: &Name) -> Vec<Ds<Bytes>> {
+        let here = self.here.iter().filter(|using| using.signs_keys);
+        here.map(|using| using.key.public().ds(apex)).chain(self.endorsed_ds()).collect()
+    }
+
+    fn endorsed_ds(&self) -> impl Iterator<Item = Ds<Bytes>> {
+        self.endorsed.iter().flatten().filter_map(|record| {
+            let Data::Cds(cds) = record.data() else { return None };
+            let digest = cds.digest().clone();
+            Ds::new(cds.key_tag(), cds.algorithm(), cds.digest_type(), digest).ok()
+        })
+    }
+}
+
+/// What asks the parent zone to forget all keys (RFC 8078 section 4).
+fn withdrawal(apex: &Name, ttl: Ttl) -> Vec<Record> {
+    const NOTHING: Bytes = Bytes::from_static(&[0]);
+    let none = SecurityAlgorithm::from_int(0);
+    let cds = Cds::new(0, none, DigestAlgorithm::from_int(0), NOTHING);
+    let cdnskey = Cdnskey::new(0, PROTOCOL, none, NOTHING);
+    let data: [Option<Data>; 2] = [cds.ok().map(Into::into), cdnskey.ok().map(Into::into)];
+    let record = |data| AnyRecord::new(apex.clone(), Class::IN, ttl, data);
+    data.into_iter().flatten().map(record).collect()
 }
 
 /// DNSKEY for each of `keys`, and CDS and CDNSKEY for those that are announced.
@@ -325,57 +134,33 @@ pub(super) fn list<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use crate::zone::zone_key::Role;
 
-    /// RFC 6605 section 6.1.
-    const RFC: &str = "Private-key-format: v1.2\nAlgorithm: 13 (ECDSAP256SHA256)\n\
-        PrivateKey: GU6SnQ/Ou+xC5RumuIUIuJZteXT2z0O/ok1s38Et6mQ=\n";
-
-    #[test]
-    fn the_key_of_the_rfc_has_the_tag_and_the_ds_of_the_rfc() {
-        let key = ZoneKey::from_text(RFC, Role::Entry).unwrap();
-        assert_eq!(
-            STANDARD.encode(key.public().dnskey().public_key()),
-            "GojIhhXUN/u4v54ZQqGSnyhWJwaubCvTmeexv7bR6edbkrSqQpF64cYbcB7wNcP+e+MAnLr+Wi9xMWyQLc8NAA=="
-        );
-        assert_eq!(key.public().tag(), 55648);
-        let ds = key.public().ds(&"Example.NET.".parse().unwrap());
-        assert_eq!(
-            ds.to_string().to_ascii_lowercase(),
-            "55648 13 2 b4c8c1fe2e7477127b27115656ad6256f424625bf5c1e2770ce6d6e37df61d17"
-        );
-        let again = ZoneKey::from_text(&key.to_text().unwrap(), Role::Entry).unwrap();
-        assert_eq!(again.public(), key.public());
+    fn shown(keys: &Keys) -> Vec<String> {
+        let records = keys.records(&"a.example.".parse().unwrap(), Ttl::HOUR);
+        records.iter().map(|record| format!("{} {}", record.rtype(), record.data())).collect()
     }
 
     #[test]
-    fn a_key_file_is_private_and_made_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("zone.key");
-        assert!(ZoneKey::load(&path, Role::Zone).unwrap().is_none());
-        let key = ZoneKey::load_or_create(&path, Role::Zone).unwrap();
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let again = ZoneKey::load_or_create(&path, Role::Zone).unwrap();
-        assert_eq!(again.public(), key.public());
-        assert_eq!(again.public().dnskey().flags(), 256);
-        assert!(matches!(ZoneKey::create(&path, Role::Zone), Err(KeyError::Exists(_))));
-        assert!(!format!("{key:?}").contains(&key.to_text().unwrap()[60..]));
+    fn only_the_announced_key_is_named_to_the_parent() {
+        let key = |role| ZoneKey::generate(role).unwrap();
+        let keys = Keys::split(key(Role::Entry), key(Role::Zone));
+        let apex = "a.example.".parse().unwrap();
+        let lines = shown(&keys);
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        let entry = keys.here[0].key.public();
+        assert_eq!(keys.ds(&apex), [entry.ds(&apex)]);
+        assert!(lines.contains(&format!("CDS {}", entry.ds(&apex))), "{lines:?}");
     }
 
     #[test]
-    fn what_is_no_key_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("zone.key");
-        for content in
-            ["", "PrivateKey: AAAA\n", &RFC.replace("13", "15"), &RFC.replace("GU6S", "")]
-        {
-            private_file::replace(&path, content.as_bytes()).unwrap();
-            let error = ZoneKey::load(&path, Role::Entry).unwrap_err();
-            assert!(matches!(error, KeyError::Content(_)), "{content}");
-        }
-        let zero =
-            RFC.replace("GU6SnQ/Ou+xC5RumuIUIuJZteXT2z0O/ok1s38Et6mQ=", &STANDARD.encode([0; 32]));
-        assert!(ZoneKey::from_text(&zero, Role::Entry).is_none());
+    fn a_withdrawal_is_as_the_rfc_says_and_the_zone_stays_valid() {
+        let mut keys = Keys::combined(ZoneKey::generate(Role::Entry).unwrap());
+        keys.withdrawn = true;
+        let lines = shown(&keys);
+        assert!(lines.contains(&"CDS 0 0 0 00".into()), "{lines:?}");
+        assert!(lines.contains(&"CDNSKEY 0 3 0 AA==".into()), "{lines:?}");
+        let apex = "a.example.".parse().unwrap();
+        assert!(keys.ds(&apex).is_empty() && keys.valid_ds(&apex).len() == 1);
     }
 }

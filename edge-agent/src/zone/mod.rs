@@ -2,7 +2,7 @@
 //! can serve it and not change it.
 //!
 //! [`build`] is all of it: a [`plan::Plan`] in, a signed and verified zone out. Nothing here opens a
-//! socket or looks at a clock, and only [`keys`] touches files.
+//! socket or looks at a clock, and only [`zone_key`] touches files.
 //!
 //! The signer is our own on top of `domain`'s canonical forms: that library's signing needs *ring*
 //! or OpenSSL, and hickory's signs delegations and glue, which verifiers object to.
@@ -20,15 +20,18 @@ pub mod content;
 pub mod denial;
 pub mod digest;
 pub mod included;
+pub mod key_roll;
 pub mod keys;
 pub mod master_file;
 pub mod plan;
 pub mod serial;
 pub mod sign;
+pub mod zone_key;
 
-pub use keys::{Keys, ZoneKey};
+pub use keys::Keys;
 pub use plan::Plan;
 pub use sign::{Policy, Signed};
+pub use zone_key::ZoneKey;
 
 /// Why there is no zone to publish. The last one stays in service.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +64,9 @@ pub struct Built {
 }
 
 /// Builds, signs and verifies a zone at `now`, in seconds since 1970. `last` is the zone that was
-/// signed last, wherever it was published: its serial, its signatures and its time are gone on from.
+/// signed last: its serial, its signatures and its time are gone on from. `seen` is the newest serial
+/// that any name server of the zone has, if one was asked: it is newer than the last one after a
+/// restored backup, or when the zone was served elsewhere before, and then the zone overtakes it.
 ///
 /// To be called when anything in the plan changed, and every day.
 pub fn build(
@@ -69,27 +74,35 @@ pub fn build(
     keys: &Keys,
     policy: &Policy,
     last: Option<&Signed>,
+    seen: Option<u32>,
     now: u64,
 ) -> Result<Built, BuildError> {
     sign::check_clock(last, now)?;
     let agents = content::records(plan, 0)?;
     let unsigned = conflicts::merge(&plan.apex, agents, &plan.own)?;
+    let valid_ds = keys.valid_ds(&plan.apex);
     let ds = keys.ds(&plan.apex);
     let sign = |serial, last| sign::sign(&plan.apex, &unsigned, serial, keys, policy, last, now);
-    let verify = |zone: &Signed| check::verify(&plan.apex, &zone.records, &ds, now);
+    let verify = |zone: &Signed| check::verify(&plan.apex, &zone.records, &valid_ds, now);
 
     // Under the same serial it is the same zone, unless something changed or a signature is old.
+    let overtaken = |last: &Signed| seen.is_some_and(|seen| serial::is_newer(seen, last.serial));
     let mut settled = None;
     if let Some(last) = last {
         let same = sign(last.serial, Some(last))?;
         if same.records == last.records
+            && !overtaken(last)
             && let Ok(verified) = verify(&same)
         {
             return Ok(Built { zone: last.clone(), ds, changed: false, verified });
         }
         settled = Some(same);
     }
-    let serial = serial::next(last.map(|last| last.serial), now);
+    let newest = match last {
+        Some(last) if !overtaken(last) => Some(last.serial),
+        _ => seen.or(last.map(|last| last.serial)),
+    };
+    let serial = serial::next(newest, now);
     let zone = sign(serial, settled.as_ref())?;
     let (zone, verified) = match verify(&zone) {
         Ok(verified) => (zone, verified),
@@ -127,8 +140,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::keys::Role;
     use super::plan::{Challenge, Exchanger, Host};
+    use super::zone_key::Role;
     use super::*;
     use crate::zone::denial::Denial;
 
@@ -153,21 +166,22 @@ mod tests {
     #[test]
     fn nothing_new_is_not_published_again_and_everything_else_has_a_higher_serial() {
         let (mut plan, keys, policy) = (plan(), keys(), Policy::default());
-        let first = build(&plan, &keys, &policy, None, NOW).unwrap();
+        let first = build(&plan, &keys, &policy, None, None, NOW).unwrap();
         assert!(first.changed);
-        let again = build(&plan, &keys, &policy, Some(&first.zone), NOW + DAY).unwrap();
+        let again = build(&plan, &keys, &policy, Some(&first.zone), None, NOW + DAY).unwrap();
         assert!(!again.changed);
         assert_eq!(again.zone, first.zone);
 
         let name = plan.apex.clone();
         plan.challenges.push(Challenge { name, digest: "abc".into() });
-        let with = build(&plan, &keys, &policy, Some(&first.zone), NOW).unwrap();
+        let with = build(&plan, &keys, &policy, Some(&first.zone), None, NOW).unwrap();
         assert!(with.changed && with.zone.serial == first.zone.serial + 1);
         plan.challenges.clear();
-        let without = build(&plan, &keys, &policy, Some(&with.zone), NOW + 1).unwrap();
+        let without = build(&plan, &keys, &policy, Some(&with.zone), None, NOW + 1).unwrap();
         assert!(without.changed && without.zone.serial == first.zone.serial + 2);
 
-        let renewed = build(&plan, &keys, &policy, Some(&without.zone), NOW + 5 * DAY).unwrap();
+        let renewed =
+            build(&plan, &keys, &policy, Some(&without.zone), None, NOW + 5 * DAY).unwrap();
         assert!(renewed.changed, "signatures are renewed");
         assert_eq!(u64::from(renewed.zone.serial), NOW + 5 * DAY);
     }
@@ -178,7 +192,7 @@ mod tests {
         let mut last: Option<Signed> = None;
         for day in (0..365).filter(|day| day % 50 < 40) {
             let now = NOW + day * DAY;
-            let built = build(&plan, &keys, &policy, last.as_ref(), now).unwrap();
+            let built = build(&plan, &keys, &policy, last.as_ref(), None, now).unwrap();
             let later = now + policy.validity.as_secs() * 2 / 3 - 1;
             check::verify(&plan.apex, &built.zone.records, &built.ds, later).unwrap();
             last = Some(built.zone);
@@ -188,7 +202,7 @@ mod tests {
     #[test]
     fn a_spoilt_memory_heals_and_a_recalled_one_is_as_good() {
         let (plan, keys, policy) = (plan(), keys(), Policy::default());
-        let first = build(&plan, &keys, &policy, None, NOW).unwrap().zone;
+        let first = build(&plan, &keys, &policy, None, None, NOW).unwrap().zone;
         assert_eq!(recall(first.records.clone()).unwrap(), first);
 
         let mut spoilt = first.clone();
@@ -210,24 +224,46 @@ mod tests {
                 .unwrap();
             }
         }
-        let healed = build(&plan, &keys, &policy, Some(&spoilt), NOW + 1).unwrap();
+        let healed = build(&plan, &keys, &policy, Some(&spoilt), None, NOW + 1).unwrap();
         assert!(healed.changed && healed.zone.serial == first.serial + 1);
         assert!(recall(Vec::new()).is_none());
     }
 
     #[test]
+    fn a_serial_that_was_seen_elsewhere_is_overtaken() {
+        let (plan, keys, policy) = (plan(), keys(), Policy::default());
+        let dated = 2_026_112_201;
+        let first = build(&plan, &keys, &policy, None, Some(dated), NOW).unwrap().zone;
+        assert_eq!(first.serial, dated + 1);
+        let again = build(&plan, &keys, &policy, Some(&first), Some(first.serial), NOW).unwrap();
+        assert!(!again.changed);
+        let other = build(&plan, &keys, &policy, Some(&first), Some(dated + 50), NOW).unwrap();
+        assert!(other.changed && other.zone.serial == dated + 51);
+        let behind = build(&plan, &keys, &policy, Some(&first), Some(7), NOW).unwrap();
+        assert!(!behind.changed, "a name server that has an old zone gets the present one");
+    }
+
+    #[test]
+    fn a_zone_that_asks_to_be_forgotten_is_valid() {
+        let (plan, mut keys, policy) = (plan(), keys(), Policy::default());
+        keys.withdrawn = true;
+        let built = build(&plan, &keys, &policy, None, None, NOW).unwrap();
+        assert!(built.ds.is_empty());
+    }
+
+    #[test]
     fn a_change_of_the_way_to_sign_is_a_change() {
         let (plan, keys, policy) = (plan(), keys(), Policy::default());
-        let first = build(&plan, &keys, &policy, None, NOW).unwrap();
+        let first = build(&plan, &keys, &policy, None, None, NOW).unwrap();
         for policy in [
             Policy { denial: Denial::Nsec3, ..policy.clone() },
             Policy { digest: false, ..policy.clone() },
             Policy { validity: Duration::from_secs(35 * DAY), ..policy.clone() },
         ] {
-            assert!(build(&plan, &keys, &policy, Some(&first.zone), NOW).unwrap().changed);
+            assert!(build(&plan, &keys, &policy, Some(&first.zone), None, NOW).unwrap().changed);
         }
         let other = self::keys();
-        assert!(build(&plan, &other, &policy, Some(&first.zone), NOW).unwrap().changed);
+        assert!(build(&plan, &other, &policy, Some(&first.zone), None, NOW).unwrap().changed);
     }
 
     /// Lines of zone files, right and wrong, in which names meet often.
@@ -274,7 +310,7 @@ mod tests {
             }
             let denial = if nsec3 { Denial::Nsec3 } else { Denial::Nsec };
             let policy = Policy { denial, ..Policy::default() };
-            let built = build(&plan, &keys(), &policy, None, NOW).unwrap();
+            let built = build(&plan, &keys(), &policy, None, None, NOW).unwrap();
             // And no record can be missing from it.
             for (place, missing) in built.zone.records.iter().enumerate() {
                 let mut records = built.zone.records.clone();

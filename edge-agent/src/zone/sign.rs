@@ -17,7 +17,8 @@ use sealpost_dns::record::{Data, Name, Record};
 
 use super::canonical;
 use super::denial::{self, Denial, DenialError};
-use super::keys::{self, KeyError, Keys, PublicKey, ZoneKey};
+use super::keys::{self, Keys};
+use super::zone_key::{KeyError, PublicKey, ZoneKey};
 use super::{content, digest as zone_digest};
 
 const DAY: u64 = 24 * 3600;
@@ -416,7 +417,8 @@ fn absolute(time: Timestamp, now: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::zone::canonical::tests::records;
-    use crate::zone::keys::{Role, Use};
+    use crate::zone::keys::Use;
+    use crate::zone::zone_key::Role;
 
     const NOW: u64 = 1_790_000_000;
 
