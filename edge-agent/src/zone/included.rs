@@ -301,6 +301,7 @@ mod tests {
             ("\na TXT \"open\n", "own.zone:2: \" is not closed"),
             ("a TXT (\n(\nx)", "own.zone:1: ( is not closed"),
             ("a TXT x)", "own.zone:1:"),
+            ("a A 192.0.2.1\r\nb A x\r\n", "own.zone:2:"),
             ("a TXT \\", "own.zone:1:"),
             ("  A 192.0.2.1", "own.zone:1:"),
         ] {
