@@ -46,6 +46,16 @@ svc                 HTTPS 1 . alpn="h2,h3" ipv4hint=192.0.2.80
                     LOC   \# 16 0012161389 A1B2C3 80000000 00989680
 who                 HINFO "Generic" "Unix"
 people              RP    Someone.Example. people
+svc2                HTTPS 1 Target.EXAMPLE. alpn="h2"
+                    SVCB  0 Alias.EXAMPLE.
+naptr2              NAPTR 10 20 "s" "SIP+D2U" "" _Sip._UDP.EXAMPLE.
+ptr                 PTR   Host.EXAMPLE.
+minfo               MINFO R.EXAMPLE. E.EXAMPLE.
+ipsec               IPSECKEY 10 3 2 Gate.EXAMPLE. AQNRU3mG7TVTO2BkR47usntb102uFJtugbo6BSGvgqt4AQ==
+pgp                 OPENPGPKEY AQNRU3mG7TVTO2BkR47usntb102uFJtugbo6BSGvgqt4AQ==
+uri                 TYPE256 \# 18 000A0001 68747470733A2F2F782E7465 7374
+smimea              TYPE53 \# 5 03010100FF
+a\.dot.and\032space  TXT  "escaped"
 quoted              TXT   "a \"quote\", a \\ and ; and \000\255"
 "#;
 
