@@ -185,21 +185,100 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn nothing_goes_while_it_may_be_kept(both: u32, parent: u32, longest: u32, ds: u32, now: u64) {
-            let (both, parent) = (u64::from(both), u64::from(parent));
-            let roll = EntryRoll {
-                both_served: Some(both),
-                announced: true,
-                at_parent: Some(parent),
-                longest,
-                list: 0,
-                ds,
-            };
-            if roll.next(now) == Step::Go {
-                prop_assert!(now > both + u64::from(longest) && now > parent + u64::from(ds));
+    /// What a validator may be given at some time: while name servers follow, the one or the other.
+    struct Versions<T>(Vec<(u64, u64, T)>);
+
+    impl<T: Copy> Versions<T> {
+        /// `late` chooses among the servers.
+        fn at(&self, time: u64, late: bool) -> T {
+            let came = |(begin, end, _): &&(u64, u64, T)| time >= if late { *end } else { *begin };
+            self.0.iter().rev().find(came).map_or(self.0[0].2, |(.., version)| *version)
+        }
+    }
+
+    /// The first time from `now` on at which `next` allows the step.
+    fn first(mut now: u64, next: impl Fn(u64) -> Step) -> u64 {
+        loop {
+            match next(now) {
+                Step::Go => return now,
+                Step::Wait(left) => now += left.as_secs(),
+                other => panic!("{other:?}"),
             }
+        }
+    }
+
+    /// Keys by their bits.
+    const OLD: u8 = 1;
+    const NEW: u8 = 2;
+
+    /// How long ago a validator asked for each record, as parts of what it may be kept, and which
+    /// server it asked.
+    type Cache = [(f64, bool); 3];
+
+    fn cache() -> impl Strategy<Value = Cache> {
+        prop::array::uniform3((0.0..1.0f64, any::<bool>()))
+    }
+
+    fn asked(now: u64, kept: u32, part: f64) -> u64 {
+        now - (f64::from(kept) * part) as u64
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5000))]
+
+        /// Whatever a validator keeps, and whenever it asks for the rest, it finds a way from the
+        /// parent's DS to the records.
+        #[test]
+        fn no_validator_loses_its_way_in_a_change_of_the_entry_key(
+            (spread, slow) in (0..100_000u64, 0..1_000_000u64),
+            (longest, list, ds) in (0..700_000u32, 0..100_000u32, 0..200_000u32),
+            (cache, when) in (cache(), 0.0..1.0f64),
+        ) {
+            let begin = 2_000_000;
+            let served = begin + spread;
+            let mut roll = EntryRoll { both_served: Some(served), longest, list, ds, ..ROLL };
+            let announced = first(served, |now| roll.next(now));
+            let (parent, at_parent) = (announced + slow, announced + slow + spread);
+            roll = EntryRoll { announced: true, at_parent: Some(at_parent), ..roll };
+            let retired = first(at_parent, |now| roll.next(now));
+
+            let parents = Versions(vec![(0, 0, OLD), (parent, at_parent, NEW)]);
+            // The list has the keys that sign it, and the records too.
+            let zones =
+                Versions(vec![(0, 0, OLD), (begin, served, OLD | NEW), (retired, retired + spread, NEW)]);
+            let end = retired + spread + u64::from(longest) + u64::from(ds);
+            let now = begin + ((end - begin) as f64 * when) as u64;
+            let [(a, b), (c, d), (e, f)] = cache;
+            let ds = parents.at(asked(now, ds, a), b);
+            let list = zones.at(asked(now, list, c), d);
+            let records = zones.at(asked(now, longest, e), f);
+            prop_assert!(ds & list != 0, "the DS leads to no key");
+            prop_assert!(list & records != 0, "no key verifies the records");
+        }
+
+        #[test]
+        fn no_validator_loses_its_way_in_a_change_of_the_zone_key(
+            spread in 0..100_000u64,
+            (longest, list) in (0..700_000u32, 0..100_000u32),
+            (cache, when) in (cache(), 0.0..1.0f64),
+        ) {
+            let begin = 2_000_000;
+            let shown = begin + spread;
+            let roll = ZoneRoll { shown: Some(shown), signs: false, signed: None, longest, list };
+            let signs = first(shown, |now| roll.next(now));
+            let signed = signs + spread;
+            let roll = ZoneRoll { signs: true, signed: Some(signed), ..roll };
+            let dropped = first(signed, |now| roll.next(now));
+
+            let lists =
+                Versions(vec![(0, 0, OLD), (begin, shown, OLD | NEW), (dropped, dropped + spread, NEW)]);
+            let signatures = Versions(vec![(0, 0, OLD), (signs, signed, NEW)]);
+            let end = dropped + spread + u64::from(longest) + u64::from(list);
+            let now = begin + ((end - begin) as f64 * when) as u64;
+            let [(a, b), (c, d), _] = cache;
+            let list = lists.at(asked(now, list, a), b);
+            let records = signatures.at(asked(now, longest, c), d);
+            prop_assert!(list & records != 0, "no key verifies the records");
         }
     }
 }
