@@ -43,11 +43,23 @@ pub(crate) fn validate(
         std::fs::write(&path, signer.anchor(apex)?)?;
         anchor_of.insert(apex.as_str(), path);
     }
-    let fit = fit(questions, reference)?;
-    let step = (fit.len() / at_most).max(1);
-    let chosen: Vec<Asked<'_>> = fit
-        .into_iter()
-        .step_by(step)
+    // The DS of a zone is in its parent, and delv asks there.
+    let own = |question: &Question| {
+        question.rtype != Rtype::DS
+            || !anchor_of.contains_key(question.name.fmt_with_dot().to_string().as_str())
+    };
+    let questions: Vec<Question> =
+        questions.iter().filter(|question| own(question)).cloned().collect();
+    let fit = fit(&questions, reference)?;
+    // Most are negative; a third of the chosen are not.
+    let (negative, positive): (Vec<_>, Vec<_>) =
+        fit.into_iter().partition(|(_, negative)| *negative);
+    let evenly = |all: Vec<(_, _)>, at_most: usize| {
+        let step = all.len().div_ceil(at_most.max(1)).max(1);
+        all.into_iter().step_by(step)
+    };
+    let chosen: Vec<Asked<'_>> = evenly(positive, at_most / 3)
+        .chain(evenly(negative, at_most - at_most / 3))
         .map(|(question, negative)| {
             let apex = apex_of(question, &anchor_of).context("a question outside all zones")?;
             Ok(Asked { question, negative, anchor: anchor_of[apex.as_str()].clone(), apex })
@@ -56,6 +68,11 @@ pub(crate) fn validate(
     let good = ask(&delv, reference, &chosen)?;
     let validated = good.iter().filter(|said| said.is_ok()).count();
     let negative = chosen.iter().filter(|asked| asked.negative).count();
+    for (asked, said) in chosen.iter().zip(&good) {
+        if let Err(said) = said {
+            println!("delv on {}: {}: {said}", reference.name, asked.question);
+        }
+    }
     println!(
         "delv validates {validated} of {} answers of {}, {negative} of them negative",
         chosen.len(),

@@ -8,6 +8,7 @@ mod client;
 mod contestants;
 mod delv;
 mod ferret;
+mod master_file;
 mod message;
 mod ours;
 mod presentation;

@@ -1,20 +1,22 @@
-//! Our server as the judges and the bench start it: in this process, on loopback, with its own sockets.
+//! Our server as the judges and the bench start it: the engine and its sockets in this process, on
+//! loopback, with one thread.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use sealpost_dns::catalog::Entry;
 use sealpost_dns::cookie::{Cookies, Secret};
 use sealpost_dns::engine::Engine;
+use sealpost_dns::rate_limit::Rates;
 use sealpost_dns::transport::Clock;
-use sealpost_dns::udp::{self, Serving, Udp};
+use sealpost_dns::udp::{HANDED, Serving, Udp};
 use sealpost_dns::zone::Zone;
-use sealpost_tests::name_server::ZoneFiles;
 use tokio::sync::mpsc;
 
-use crate::presentation::records;
+use crate::master_file::records;
 
 /// Our server. It ends when this is dropped.
 pub(crate) struct Ours {
@@ -23,20 +25,23 @@ pub(crate) struct Ours {
     serving: Option<Serving>,
 }
 
-/// Compiles all zones and serves them at a free port of loopback.
-pub(crate) fn start(zones: &ZoneFiles) -> Result<Ours> {
-    // The judges ask more than any network may.
-    let engine = Arc::new(Engine::new(Cookies::new(Secret::random(), None), None, 1));
-    for zone in zones.iter() {
-        let text = std::fs::read_to_string(&zone.path)?;
-        engine.catalog.insert(Entry::Serving(compile(&zone.apex, &text)?));
+impl Drop for Ours {
+    fn drop(&mut self) {
+        self.serving.take().map(Serving::shutdown);
     }
-    let sockets = Udp::bind(&[(Ipv4Addr::LOCALHOST, 0).into()], NonZeroUsize::MIN)?;
-    let address = sockets.local_addrs()[0];
-    // Nobody transfers: the queue is closed, and such queries are dropped.
-    let (transfers, _) = mpsc::channel(udp::HANDED);
-    let serving = sockets.run(&Arc::new(engine), &transfers, Clock::start())?;
-    Ok(Ours { address, serving: Some(serving) })
+}
+
+/// An engine with the zones: their names and master files.
+pub(crate) fn engine<'a>(
+    zones: impl Iterator<Item = (&'a str, &'a Path)>,
+    rates: Option<Rates>,
+) -> Result<Arc<Engine>> {
+    let engine = Engine::new(Cookies::new(Secret::random(), None), rates, 1);
+    for (apex, path) in zones {
+        let zone = compile(apex, &std::fs::read_to_string(path)?)?;
+        engine.catalog.insert(Entry::Serving(zone));
+    }
+    Ok(Arc::new(engine))
 }
 
 /// A zone from its master file.
@@ -45,10 +50,12 @@ pub(crate) fn compile(apex: &str, text: &str) -> Result<Arc<Zone>> {
     Ok(Arc::new(zone.with_context(|| format!("compile {apex}"))?))
 }
 
-impl Drop for Ours {
-    fn drop(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            serving.shutdown();
-        }
-    }
+/// Answers at a free port of loopback.
+pub(crate) fn serve(engine: Arc<Engine>) -> Result<Ours> {
+    let udp = Udp::bind(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))], NonZeroUsize::MIN)?;
+    let address = udp.local_addrs()[0];
+    // Nobody transfers anything here; what is asked for is dropped.
+    let (transfers, _) = mpsc::channel(HANDED);
+    let serving = udp.run(&Arc::new(engine), &transfers, Clock::start())?;
+    Ok(Ours { address, serving: Some(serving) })
 }

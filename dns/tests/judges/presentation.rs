@@ -1,11 +1,11 @@
 //! Records as text, for humans and for comparison.
 
-use anyhow::{Context, Result, bail};
-use bytes::Bytes;
-use domain::base::name::{FlattenInto, ToName};
-use domain::base::{Name, Record, Rtype};
+use anyhow::{Result, bail};
+use domain::base::Rtype;
+use domain::base::name::ToName;
 use domain::rdata::ZoneRecordData;
-use domain::zonefile::inplace::{Entry, Zonefile};
+
+use crate::master_file::records;
 
 /// One record as the judges compare it. Names are compared without regard to case (RFC 4343), and
 /// some servers fold the case of what they serve.
@@ -52,22 +52,6 @@ impl Shown {
             || self.data.split(' ').next() == Some(&rtype.to_string().to_ascii_lowercase());
         self.rtype == rtype || (self.rtype == Rtype::RRSIG && covers())
     }
-}
-
-/// The records of a master file.
-pub(crate) fn records(
-    text: &str,
-) -> Result<Vec<Record<Name<Bytes>, ZoneRecordData<Bytes, Name<Bytes>>>>> {
-    let mut file = Zonefile::from(text).allow_invalid();
-    file.set_default_class(domain::base::iana::Class::IN);
-    let mut records = Vec::new();
-    while let Some(entry) = file.next_entry().with_context(|| format!("parse\n{text}"))? {
-        match entry {
-            Entry::Record(record) => records.push(record.flatten_into()),
-            Entry::Include { .. } => bail!("these files include nothing"),
-        }
-    }
-    Ok(records)
 }
 
 /// One record in master format.

@@ -16,8 +16,9 @@ use sealpost_tests::name_server::{Denial, Signer, ZoneFiles, skipped};
 
 use crate::client::{Question, ask_all};
 use crate::contestants::{Contestant, ours, references};
+use crate::master_file::records;
 use crate::message::Answer;
-use crate::presentation::{Shown, records};
+use crate::presentation::Shown;
 use crate::{cases, delv, ferret};
 
 /// One of so many Ferret cases is signed: 702 of 6,310.
@@ -48,8 +49,10 @@ const COMPRESSION: usize = 100;
 const ALIASES_AT_MOST: usize = 40;
 /// So many questions are asked at a time: bounds the memory of the answers.
 const BATCH: usize = 20_000;
+/// NSD 4.6.1 falls when it hashes the wildcard below a name that is too long to have one.
+const NSD_HASHES_AT_MOST: usize = 253;
 /// Of each server `delv` validates the answers to so many questions.
-const VALIDATED: usize = 400;
+const VALIDATED: usize = 300;
 
 /// A zone before it is signed, and the names that are asked beside its own.
 struct Unsigned {
@@ -76,7 +79,7 @@ fn judge(denial: Denial) -> Result<()> {
             return Ok(());
         }
     };
-    let unsigned = sample()?;
+    let unsigned = sample(denial)?;
     let texts: Vec<_> =
         unsigned.iter().map(|zone| (zone.apex.clone(), zone.text.clone())).collect();
     let mut zones = ZoneFiles::new()?;
@@ -99,13 +102,13 @@ fn judge(denial: Denial) -> Result<()> {
         score.compare(batch, &references, &ours, &apexes)?;
     }
     println!("{} zones with {denial:?}: {score}", zones.len());
+    let validated = delv::validate(&signer, &texts, &questions, &references, &ours, VALIDATED);
     ensure!(score.wrong == 0, "{} answers differ from NSD's and Knot's", score.wrong);
-
-    delv::validate(&signer, &texts, &questions, &references, &ours, VALIDATED)
+    validated
 }
 
 /// Zones to sign.
-fn sample() -> Result<Vec<Unsigned>> {
+fn sample(denial: Denial) -> Result<Vec<Unsigned>> {
     let mut sample = Vec::new();
     for (at, case) in ferret::cases()?.unwrap_or_default().into_iter().enumerate() {
         // Cases in which a name does not exist are few.
@@ -115,6 +118,10 @@ fn sample() -> Result<Vec<Unsigned>> {
         }
     }
     for zone in cases::zones()? {
+        let longest = records(&zone.text)?.iter().map(|record| record.owner().len()).max();
+        if denial == Denial::Nsec3 && longest > Some(NSD_HASHES_AT_MOST) {
+            continue;
+        }
         sample.push(Unsigned { apex: zone.apex, text: zone.text, names: Vec::new() });
     }
     Ok(sample)
