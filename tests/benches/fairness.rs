@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use quinn::Connection;
 use sealpost_relay::registry::Database;
 use sealpost_tests::certificate::Certificate;
+use sealpost_tests::processors::Processors;
 use sealpost_tests::programs;
 use sealpost_tests::smtp::up_to_tls;
 use sealpost_tests::tls_client::TlsClient;
@@ -86,14 +87,14 @@ fn main() {
     let (mut round, mut counted) = (0, 0);
     while counted < rounds && round < rounds * 4 {
         round += 1;
-        let host = Processors::now();
+        let host = Processors::now().unwrap();
         let mut quiet = measure(&relay, &hellos);
         flood.set(rate);
         sleep(SETTLE);
         let (before, began) = (flood.opened(), Instant::now());
         let mut flooded = measure(&relay, &hellos);
         let real = (flood.opened() - before) as f64 / began.elapsed().as_secs_f64();
-        let taken = host.taken_since();
+        let taken = host.taken_since().unwrap();
         flood.set(0);
         sleep(SETTLE + HOLD);
         let ratio = [50, 99].map(|p| percentile(&mut flooded, p) / percentile(&mut quiet, p));
@@ -169,28 +170,6 @@ fn measure(relay: &Relay, hellos: &[Vec<u8>]) -> Vec<f64> {
         sleep(PAUSE);
     }
     times
-}
-
-/// What /proc/stat says of all processors together.
-struct Processors {
-    all: u64,
-    stolen: u64,
-}
-
-impl Processors {
-    fn now() -> Self {
-        let stat = std::fs::read_to_string("/proc/stat").unwrap();
-        let times = stat.lines().next().unwrap().split_whitespace().skip(1);
-        // user, nice, system, idle, iowait, irq, softirq, steal; the rest is in user already.
-        let times: Vec<u64> = times.take(8).map(|time| time.parse().unwrap()).collect();
-        Self { all: times.iter().sum(), stolen: times[7] }
-    }
-
-    /// The share of the time since then that the host took.
-    fn taken_since(&self) -> f64 {
-        let now = Self::now();
-        (now.stolen - self.stolen) as f64 / (now.all - self.all).max(1) as f64
-    }
 }
 
 /// The process of the flood. It ends when this is dropped.

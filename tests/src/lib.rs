@@ -26,6 +26,7 @@ mod plays;
 pub mod postfix;
 pub mod postgres;
 pub mod process;
+pub mod processors;
 pub mod programs;
 pub mod scene;
 pub mod sealpost;

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use sealpost_tests::name_server::{NameServer, Software, ZoneFiles, skipped};
+use sealpost_tests::name_server::{NameServer, Software, Terms, ZoneFiles, skipped};
 
 use crate::ours;
 
@@ -31,7 +31,7 @@ pub(crate) fn reference(software: Software, zones: &ZoneFiles) -> Result<Option<
         skipped(&format!("without {}: {error:#}", software.name()));
         return Ok(None);
     }
-    let server = NameServer::start(software, zones, None)?;
+    let server = NameServer::start(software, zones, Terms::JUDGE)?;
     let address = server.address();
     Ok(Some(Contestant { name: software.name(), address, _server: Box::new(server) }))
 }

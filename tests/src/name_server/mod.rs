@@ -28,8 +28,6 @@ const START: Duration = Duration::from_secs(20);
 const START_OF_ZONE: Duration = Duration::from_millis(1);
 /// Another process may take a port between its choice and its use.
 const ATTEMPTS: u32 = 3;
-/// The largest answer over UDP. The judges are asked for whole answers.
-const UDP_PAYLOAD: u16 = 4096;
 
 /// The server ended by itself, and what it said.
 #[derive(Debug)]
@@ -70,6 +68,25 @@ impl Software {
     }
 }
 
+/// How a server is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// Octets of its largest answer over UDP.
+    pub payload: u16,
+    /// The processor that it and all its threads are bound to.
+    pub processor: Option<usize>,
+}
+
+impl Terms {
+    /// For judges, who want whole answers.
+    pub const JUDGE: Terms = Terms { payload: 4096, processor: None };
+
+    /// For benches: as name servers are run today (RFC 9715), on one processor.
+    pub fn bench(processor: usize) -> Terms {
+        Terms { payload: 1232, processor: Some(processor) }
+    }
+}
+
 /// A running server of one process or several. It ends when this is dropped.
 #[derive(Debug)]
 pub struct NameServer {
@@ -80,17 +97,12 @@ pub struct NameServer {
 }
 
 impl NameServer {
-    /// Starts the server with all zones and waits until it answers for them. With `processor` it
-    /// and all its threads are bound to that one.
-    pub fn start(
-        software: Software,
-        zones: &ZoneFiles,
-        processor: Option<usize>,
-    ) -> Result<NameServer> {
+    /// Starts the server with all zones and waits until it answers for them.
+    pub fn start(software: Software, zones: &ZoneFiles, terms: Terms) -> Result<NameServer> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match NameServer::attempt(software, zones, processor) {
+            match NameServer::attempt(software, zones, terms) {
                 Err(error) if attempt < ATTEMPTS && error.is::<Ended>() => {
                     eprintln!("{}: {error:#}", software.name());
                 }
@@ -99,22 +111,22 @@ impl NameServer {
         }
     }
 
-    fn attempt(
-        software: Software,
-        zones: &ZoneFiles,
-        processor: Option<usize>,
-    ) -> Result<NameServer> {
+    fn attempt(software: Software, zones: &ZoneFiles, terms: Terms) -> Result<NameServer> {
         let program = software.program()?;
         let home = tempfile::tempdir()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let config = home.path().join("server.conf");
         let (text, arguments) = match software {
-            Software::Nsd => (nsd::config(home.path(), address, zones), nsd::arguments(&config)),
-            Software::Knot => (knot::config(home.path(), address, zones), knot::arguments(&config)),
+            Software::Nsd => {
+                (nsd::config(home.path(), address, terms, zones), nsd::arguments(&config))
+            }
+            Software::Knot => {
+                (knot::config(home.path(), address, terms, zones), knot::arguments(&config))
+            }
         };
         std::fs::write(&config, text)?;
         let log = home.path().join("log");
-        let child = on(processor, &program)
+        let child = on(terms.processor, &program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(File::create(&log)?)
@@ -186,7 +198,7 @@ impl Drop for NameServer {
 }
 
 /// The command of a program, bound to one processor if one is named.
-fn on(processor: Option<usize>, program: &Program) -> Command {
+pub fn on(processor: Option<usize>, program: &Program) -> Command {
     match processor {
         None => program.command(),
         Some(processor) => program.command_under("taskset", &["-c", &processor.to_string()]),

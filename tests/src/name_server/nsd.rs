@@ -4,17 +4,18 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{UDP_PAYLOAD, ZoneFiles};
+use super::{Terms, ZoneFiles};
 
-pub(super) fn config(home: &Path, address: SocketAddr, zones: &ZoneFiles) -> String {
+pub(super) fn config(home: &Path, address: SocketAddr, terms: Terms, zones: &ZoneFiles) -> String {
     let home = home.display();
     let mut config = format!(
         "server:\n  ip-address: {}@{}\n  server-count: 1\n  username: \"\"\n  zonesdir: \"{home}\"\n  \
          database: \"\"\n  pidfile: \"\"\n  xfrdfile: \"{home}/xfrd\"\n  zonelistfile: \"{home}/list\"\n  \
          xfrdir: \"{home}\"\n  cookie-secret-file: \"{home}/cookie\"\n  \
-         ipv4-edns-size: {UDP_PAYLOAD}\nremote-control:\n  control-enable: no\n",
+         ipv4-edns-size: {}\nremote-control:\n  control-enable: no\n",
         address.ip(),
-        address.port()
+        address.port(),
+        terms.payload
     );
     for zone in zones.iter() {
         // Writing to a string does not fail.

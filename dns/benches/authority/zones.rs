@@ -1,0 +1,149 @@
+//! The zones that are served and the questions about them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use sealpost_tests::name_server::{Denial, Signer, ZoneFiles};
+
+/// Of a zone with many names.
+const MANY: usize = 10_000;
+/// Questions in a file; it is asked again and again.
+const QUESTIONS: usize = 50_000;
+const MAIL: &str = "mail.example.";
+const LARGE: &str = "large.example.";
+
+/// A zone as a mail domain has it, unsigned. Its names are below `apex`.
+fn mail(apex: &str) -> String {
+    let key = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAvf9kYQAAsDFsL6mTgFDaS0mDp1Qx".repeat(3);
+    let tlsa = "0123456789abcdef".repeat(4);
+    format!(
+        "$TTL 3600\n$ORIGIN {apex}\n\
+         @ IN SOA ns1.{apex} admin.{apex} 1 14400 3600 1814400 300\n\
+         @ IN NS ns1\n@ IN NS ns2\n@ IN MX 10 mx1\n@ IN MX 20 mx2\n\
+         @ IN A 192.0.2.1\n@ IN AAAA 2001:db8::1\n\
+         @ IN TXT \"v=spf1 mx -all\"\n@ IN CAA 0 issue \"letsencrypt.org\"\n\
+         ns1 IN A 192.0.2.1\nns1 IN AAAA 2001:db8::1\nns2 IN A 192.0.2.2\nns2 IN AAAA 2001:db8::2\n\
+         mx1 300 IN A 192.0.2.1\nmx1 300 IN AAAA 2001:db8::1\n\
+         mx2 300 IN A 192.0.2.2\nmx2 300 IN AAAA 2001:db8::2\n\
+         _25._tcp.mx1 IN TLSA 3 1 1 {tlsa}\n_25._tcp.mx2 IN TLSA 3 1 1 {tlsa}\n\
+         _dmarc IN TXT \"v=DMARC1; p=reject; rua=mailto:postmaster@{apex}\"\n\
+         _mta-sts IN TXT \"v=STSv1; id=1\"\n_smtp._tls IN TXT \"v=TLSRPTv1; rua=mailto:tls@{apex}\"\n\
+         s1._domainkey IN TXT \"v=DKIM1; k=rsa; p={key}\"\n"
+    )
+}
+
+/// What is served in the rounds for speed: a mail zone and one with many names, signed.
+pub(crate) fn for_speed(signer: &Signer) -> Result<ZoneFiles> {
+    let mut zones = ZoneFiles::new()?;
+    zones.add(MAIL, &signer.sign(MAIL, &mail(MAIL), Denial::Nsec)?)?;
+    let mut large = format!(
+        "$TTL 3600\n{LARGE} IN SOA ns.{LARGE} admin.{LARGE} 1 14400 3600 1814400 300\n\
+         {LARGE} IN NS ns.{LARGE}\nns.{LARGE} IN A 192.0.2.1\n"
+    );
+    for at in 0..MANY {
+        // Writing to a string does not fail.
+        let _ = writeln!(large, "host{at}.{LARGE} IN A 192.0.2.{}", at % 256);
+    }
+    zones.add(LARGE, &signer.sign(LARGE, &large, Denial::Nsec)?)?;
+    Ok(zones)
+}
+
+/// As many signed mail zones, each with the signatures of the first: name servers do not look at them.
+pub(crate) fn many(signer: &Signer, count: usize) -> Result<ZoneFiles> {
+    let model = "z0000000.example.";
+    let text = signer.sign(model, &mail(model), Denial::Nsec)?;
+    let mut zones = ZoneFiles::new()?;
+    for at in 0..count {
+        let apex = format!("z{at:07}.example.");
+        zones.add(&apex, &text.replace(model, &apex))?;
+    }
+    Ok(zones)
+}
+
+/// As many zones of five records without signatures.
+pub(crate) fn small(count: usize) -> Result<ZoneFiles> {
+    let mut zones = ZoneFiles::new()?;
+    for at in 0..count {
+        let apex = format!("z{at:07}.example.");
+        let text = format!(
+            "{apex} 3600 IN SOA ns.{apex} admin.{apex} 1 14400 3600 1814400 300\n\
+             {apex} 3600 IN NS ns.{apex}\n{apex} 3600 IN MX 10 mx.{apex}\n\
+             ns.{apex} 3600 IN A 192.0.2.1\nmx.{apex} 3600 IN A 192.0.2.2\n"
+        );
+        zones.add(&apex, &text)?;
+    }
+    Ok(zones)
+}
+
+/// A new version of the small zone with the number 0.
+pub(crate) fn successor(serial: u32) -> (&'static str, String) {
+    let apex = "z0000000.example.";
+    let text = format!(
+        "{apex} 3600 IN SOA ns.{apex} admin.{apex} {serial} 14400 3600 1814400 300\n\
+         {apex} 3600 IN NS ns.{apex}\n{apex} 3600 IN MX 10 mx.{apex}\n\
+         ns.{apex} 3600 IN A 192.0.2.1\nmx.{apex} 3600 IN A 192.0.2.2\n"
+    );
+    (apex, text)
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mix {
+    /// What sending mail servers ask of a mail zone.
+    Mail,
+    /// Names that are not there.
+    NxDomain,
+    /// The addresses of many names.
+    Large,
+    /// The MX of the zone that [`successor`] replaces.
+    Swapped,
+}
+
+impl Mix {
+    pub(crate) const SPEED: [Mix; 3] = [Mix::Mail, Mix::NxDomain, Mix::Large];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Mix::Mail => "mail zone",
+            Mix::NxDomain => "NXDOMAIN",
+            Mix::Large => "10,000 names",
+            Mix::Swapped => "one zone",
+        }
+    }
+
+    /// Writes the questions, one a line, as dnsperf reads them.
+    pub(crate) fn write(self, path: &Path) -> Result<()> {
+        let mut random = StdRng::seed_from_u64(5);
+        let mut lines: Vec<String> = match self {
+            Mix::Mail => {
+                let all = [
+                    format!("{MAIL} MX"),
+                    format!("mx1.{MAIL} A"),
+                    format!("mx1.{MAIL} AAAA"),
+                    format!("_25._tcp.mx1.{MAIL} TLSA"),
+                    format!("{MAIL} TXT"),
+                    format!("_dmarc.{MAIL} TXT"),
+                    format!("s1._domainkey.{MAIL} TXT"),
+                    format!("{MAIL} NS"),
+                ];
+                all.iter().cycle().take(QUESTIONS).cloned().collect()
+            }
+            Mix::NxDomain => (0..QUESTIONS)
+                .map(|_| {
+                    let letters = (0..8).map(|_| char::from(random.random_range(b'a'..=b'z')));
+                    format!("{}.{MAIL} A", letters.collect::<String>())
+                })
+                .collect(),
+            Mix::Large => (0..QUESTIONS)
+                .map(|_| format!("host{}.{LARGE} A", random.random_range(0..MANY)))
+                .collect(),
+            Mix::Swapped => vec![format!("{} MX", successor(0).0)],
+        };
+        lines.shuffle(&mut random);
+        Ok(std::fs::write(path, lines.join("\n") + "\n")?)
+    }
+}
