@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use domain::rdata::{Dnskey, ZoneRecordData};
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::admission::{self, Admitted, Expect, Seal, admit};
+use crate::admission::{self, Expect, Seal, admit};
 use crate::catalog::{Catalog, Entry};
 use crate::config::{self, Limits};
 use crate::engine::Engine;
@@ -158,12 +158,7 @@ impl Secondaries {
     }
 
     /// Admits, compiles and keeps a new version. Blocks.
-    fn take(
-        &self,
-        held: &Held,
-        records: &[Record],
-        standing: Standing,
-    ) -> anyhow::Result<(Admitted, Version)> {
+    fn take(&self, held: &Held, records: &[Record], standing: Standing) -> anyhow::Result<Version> {
         let apex = &held.zone.name;
         let here = held.here();
         let expect = self.expect(held, here.as_deref(), records);
@@ -184,7 +179,7 @@ impl Secondaries {
         });
         self.store.save(apex, records, standing)?;
         let seal = Some(admitted.seal);
-        Ok((admitted, Version { zone, soa, standing, seal, journal }))
+        Ok(Version { zone, soa, standing, seal, journal })
     }
 
     fn expect(&self, held: &Held, here: Option<&Version>, records: &[Record]) -> Expect {
@@ -244,16 +239,17 @@ impl Keeper for Shelf {
         let work = move || {
             let held = all.zones.get(&name).ok_or("the zone is not configured any more")?;
             let taken = all.take(held, &records, standing);
-            let (admitted, version) = taken.map_err(|error| format!("{error:#}"))?;
+            let version = taken.map_err(|error| format!("{error:#}"))?;
             all.catalog().insert(Entry::Serving(version.zone.clone()));
             let soa = version.soa.clone();
             held.set(version);
-            Ok::<_, String>((admitted, soa))
+            Ok::<_, String>(soa)
         };
         // Signatures take time, and other zones and streams want theirs.
         let done = tokio::task::spawn_blocking(work).await;
-        let (admitted, soa) = done.map_err(|error| error.to_string())??;
-        info!(zone = %apex, serial = admitted.serial, "a new version is served");
+        let soa = done.map_err(|error| error.to_string()).flatten().inspect_err(|error| {
+            warn!(zone = %apex, error, "a new version is refused, the old one stays");
+        })?;
         let Some(held) = self.0.zones.get(apex) else { return Ok(()) };
         for server in &held.zone.notify {
             let (to, key) = (server.address, server.key.clone());
@@ -277,7 +273,6 @@ impl Keeper for Shelf {
     }
 
     fn expire(&self, apex: &Name) {
-        warn!(zone = %apex, "the zone expired: no primary has confirmed it for too long");
         self.0.catalog().insert(Entry::Expired(lower(apex).into()));
     }
 }

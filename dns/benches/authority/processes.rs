@@ -23,9 +23,9 @@ fn family(pid: u32) -> Result<Vec<u32>> {
     let mut family = vec![pid];
     let mut at = 0;
     while at < family.len() {
-        family.extend(
-            parents.iter().filter(|(_, parent)| **parent == family[at]).map(|(pid, _)| pid),
-        );
+        let one = family[at];
+        let children = parents.iter().filter(|(_, parent)| **parent == one);
+        family.extend(children.map(|(pid, _)| pid));
         at += 1;
     }
     Ok(family)
