@@ -357,6 +357,7 @@ fn the_sample_configurations_load() {
     let samples = top().join("ops/config");
     sealpost_relay::config::Config::load(&samples.join("relay.toml")).unwrap();
     sealpost_agent::config::Config::load(&samples.join("agent.toml")).unwrap();
+    sealpost_dns::config::Config::load(&samples.join("dns.toml")).unwrap();
 }
 
 /// The paths in the first cells of the tables of `text`, each behind the folder in its section's
@@ -396,6 +397,8 @@ fn every_file_of_the_programs_is_in_the_description_of_the_house() {
         "edge-agent/src",
         "edge-agent/tests",
         "dns/src",
+        "dns/tests",
+        "dns/benches",
         "ops/daemon/src",
         "ops/demo/src",
         "tests/src",
