@@ -56,7 +56,7 @@ pub const RRSET_OCTETS: usize = 65_535 - 4_096;
 pub struct Limits {
     /// Most records.
     pub records: usize,
-    /// Most octets of all records in uncompressed wire format. Admission takes up to four times as
+    /// Most octets of all records in uncompressed wire format. Admission takes about four times as
     /// much memory while it runs.
     pub octets: usize,
     /// Most octets of an RRset with its RRSIGs, uncompressed; [`RRSET_OCTETS`] holds as well.
