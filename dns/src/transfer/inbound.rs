@@ -9,6 +9,7 @@ use domain::base::Message;
 use domain::base::iana::{Class, Opcode, OptRcode, Rtype};
 use domain::base::message::RecordSection;
 use domain::base::name::{FlattenInto, ParsedName};
+use domain::base::rdata::ComposeRecordData;
 use domain::rdata::ZoneRecordData;
 
 use super::difference::Difference;
@@ -138,6 +139,8 @@ pub struct Inbound {
     messages: usize,
     expire: Option<u32>,
     state: State,
+    /// For the data of the record that is counted.
+    scratch: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -178,6 +181,7 @@ impl Inbound {
             limits,
             records: 0,
             octets: 0,
+            scratch: Vec::new(),
             wire: 0,
             messages: 0,
             expire: None,
@@ -284,6 +288,13 @@ impl Inbound {
         // The SOA records around a zone are not of its number.
         if self.records > self.limits.records.saturating_add(2) {
             return Err(Fault::Records(self.limits.records));
+        }
+        // Asking for the length panics on data that is too long once its names are whole, as behind a
+        // signer's name that came compressed; composing does not.
+        self.scratch.clear();
+        let Ok(()) = record.data().compose_rdata(&mut self.scratch);
+        if self.scratch.len() > usize::from(u16::MAX) {
+            return Err(Fault::Malformed);
         }
         self.octets += size(record);
         if self.octets > self.limits.octets {
