@@ -1,4 +1,5 @@
-//! NSD's configuration: one process that answers, and nothing that a secondary or an operator needs.
+//! NSD's configuration: one process that answers, nothing that a secondary or an operator needs, and
+//! no limit of responses, which is 200 a second otherwise.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -12,7 +13,8 @@ pub(super) fn config(home: &Path, address: SocketAddr, terms: Terms, zones: &Zon
         "server:\n  ip-address: {}@{}\n  server-count: 1\n  username: \"\"\n  zonesdir: \"{home}\"\n  \
          database: \"\"\n  pidfile: \"\"\n  xfrdfile: \"{home}/xfrd\"\n  zonelistfile: \"{home}/list\"\n  \
          xfrdir: \"{home}\"\n  cookie-secret-file: \"{home}/cookie\"\n  \
-         ipv4-edns-size: {}\nremote-control:\n  control-enable: no\n",
+         ipv4-edns-size: {}\n  rrl-ratelimit: 0\n\
+         remote-control:\n  control-enable: no\n",
         address.ip(),
         address.port(),
         terms.payload
