@@ -20,6 +20,7 @@ use sealpost_dns::transfer::inbound::Limits;
 use sealpost_dns::transfer::pull::{Ask, version};
 use sealpost_dns::transfer::query::serial_of;
 use sealpost_dns::transfer::tsig::TsigKey;
+use sealpost_tests::name_server;
 use servers::{KEY, Program, Role, Running, SECRET, ZONE, free_port};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -193,7 +194,7 @@ async fn what_is_not_signed_by_the_owner_is_not_served() {
         .args(["-a", "ECDSAP256SHA256", "-k", ZONE])
         .output();
     let Ok(made) = made else {
-        eprintln!("SKIPPED: ldnsutils is not installed, so no zone was signed");
+        name_server::skipped("ldnsutils is not installed, so no zone was signed");
         return;
     };
     let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();

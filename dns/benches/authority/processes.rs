@@ -26,8 +26,6 @@ fn family(pid: u32) -> Result<Vec<u32>> {
         let one = family[at];
         let children = parents.iter().filter(|(_, parent)| **parent == one);
         family.extend(children.map(|(pid, _)| pid));
-        let pid = family[at];
-        family.extend(parents.iter().filter(|(_, parent)| **parent == pid).map(|(pid, _)| pid));
         at += 1;
     }
     Ok(family)

@@ -1,11 +1,11 @@
 //! Debian's name servers on loopback: each in a directory of its own on a port of its own, as primary
-//! or secondary of `example.org`, stopped when dropped. Packages: nsd, knot, bind9.
+//! or secondary of `example.org`, stopped when dropped. Those that are not installed are unpacked, by root.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use sealpost_tests::name_server;
 use tempfile::TempDir;
 
 /// The zone.
@@ -62,22 +62,23 @@ impl Program {
         }
     }
 
-    /// Where it is installed, if it is.
-    fn path(self) -> Option<PathBuf> {
-        let name = match self {
-            Self::Nsd => "nsd",
-            Self::Knot => "knotd",
-            Self::Named => "named",
-        };
-        let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
-        places.iter().map(|place| Path::new(place).join(name)).find(|path| path.exists())
+    /// Where it is: installed, or unpacked.
+    fn find(self) -> anyhow::Result<name_server::Program> {
+        match self {
+            Self::Nsd => name_server::Program::find("nsd", Some("dns")),
+            Self::Knot => name_server::Program::find("knotd", Some("knot")),
+            Self::Named => name_server::Program::find("named", Some("bind")),
+        }
     }
 
     /// Starts it. `None`, and a loud word, when it is not installed.
     pub(crate) fn start(self, role: &Role) -> Option<Running> {
-        let Some(path) = self.path() else {
-            eprintln!("SKIPPED: {self:?} is not installed, so it was not tested against");
-            return None;
+        let program = match self.find() {
+            Ok(program) => program,
+            Err(error) => {
+                name_server::skipped(&format!("not tested against {self:?}: {error:#}"));
+                return None;
+            }
         };
         let directory = tempfile::tempdir().expect("a directory");
         let port = free_port();
@@ -98,7 +99,8 @@ impl Program {
             Self::Knot => &[],
             Self::Named => &["-g"],
         };
-        let child = Command::new(path)
+        let child = program
+            .command()
             .args(foreground)
             .arg("-c")
             .arg(file)
