@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::answer::{self, Flags, Rcode};
+use crate::answer::{self, Flags, Rcode, Scratch};
 use crate::catalog::{Catalog, Entry};
 use crate::cookie::{COOKIE_LEN, Cookies, Secret, Verdict};
 use crate::prefix::Prefix;
@@ -93,7 +93,7 @@ impl Respond for Arc<Engine> {
         let counters = Arc::<Counters>::default();
         let mut all = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         all.push(counters.clone());
-        Answerer { engine: self.clone(), limiter, counters }
+        Answerer { engine: self.clone(), limiter, counters, scratch: Scratch::default() }
     }
 }
 
@@ -102,6 +102,7 @@ pub struct Answerer {
     engine: Arc<Engine>,
     limiter: Option<RateLimiter>,
     counters: Arc<Counters>,
+    scratch: Scratch,
 }
 
 /// What there is to do.
@@ -132,7 +133,7 @@ impl Worker for Answerer {
         let outcome = match &parsed {
             // Whoever asks so wants the answer signed too.
             Ok(parsed) if parsed.signed => Outcome::Transfer,
-            Ok(parsed) => self.engine.answer(parsed, cookie, asked.via, out),
+            Ok(parsed) => self.engine.answer(parsed, cookie, asked.via, &mut self.scratch, out),
             Err(Not::Query) => Outcome::Nothing,
             Err(Not::WellFormed) => refuse(query, Rcode::FormErr, out),
             Err(Not::Asking(NOTIFY | UPDATE)) => Outcome::Transfer,
@@ -175,7 +176,7 @@ impl Engine {
     pub fn answer_stream(&self, query: &[u8], out: &mut Vec<u8>) {
         match Query::parse(query) {
             Ok(parsed) => {
-                self.answer(&parsed, None, Via::Stream, out);
+                self.answer(&parsed, None, Via::Stream, &mut Scratch::default(), out);
             }
             Err(Not::WellFormed) => {
                 refuse(query, Rcode::FormErr, out);
@@ -206,6 +207,7 @@ impl Engine {
         query: &Query<'_>,
         cookie: Option<Cookie>,
         via: Via,
+        scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Outcome {
         let error = |rcode, out| error(query, cookie, rcode, out);
@@ -228,7 +230,9 @@ impl Engine {
         };
         let reserve = query.edns.map_or(0, |_| OPT) + cookie.map_or(0, |_| OPTION + COOKIE_LEN);
         let look = |entry: Option<&Entry>| match entry {
-            Some(Entry::Serving(zone)) => Ok(answer::answer(zone, query, most - reserve, out)),
+            Some(Entry::Serving(zone)) => {
+                Ok(answer::answer(zone, query, most - reserve, scratch, out))
+            }
             Some(Entry::Expired(_)) => Err(Rcode::ServFail),
             None => Err(Rcode::Refused),
         };

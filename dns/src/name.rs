@@ -97,8 +97,16 @@ pub fn sort_key(labels: &[u8], key: &mut Vec<u8>) {
     /// What stands for an octet that a zero could be mistaken for, and itself.
     const ESCAPE: u8 = 1;
     key.clear();
-    let all: Vec<&[u8]> = self::labels(labels).collect();
-    for label in all.iter().rev() {
+    let mut starts = [0; MAX_LABELS];
+    let mut count = 0;
+    let mut at = 0;
+    for label in self::labels(labels).take(MAX_LABELS) {
+        starts[count] = at;
+        count += 1;
+        at += label.len() + 1;
+    }
+    for start in starts[..count].iter().rev() {
+        let label = &labels[start + 1..][..usize::from(labels[*start])];
         for octet in label.iter().map(u8::to_ascii_lowercase) {
             if octet <= ESCAPE {
                 key.push(ESCAPE);

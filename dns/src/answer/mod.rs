@@ -16,9 +16,25 @@ use writer::{Full, Owner, Section, Writer};
 /// Names that an answer follows by CNAME and DNAME. A resolver asks for the rest itself.
 const MAX_HOPS: usize = 16;
 
+/// Room that one answer after the other uses.
+#[derive(Default)]
+pub struct Scratch {
+    /// What the authority section has to prove, behind the SOA: each once.
+    proofs: Vec<(proof::Owned, Set)>,
+    /// By which a name is looked for in the chain.
+    key: Vec<u8>,
+}
+
 /// Writes to `out` what `zone` says to `query`, at most `most` octets, and gives the class of the answer.
 /// The header's flags are set, and [`finish`] adds EDNS.
-pub fn answer(zone: &Zone, query: &Query<'_>, most: usize, out: &mut Vec<u8>) -> Class {
+pub fn answer(
+    zone: &Zone,
+    query: &Query<'_>,
+    most: usize,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> Class {
+    scratch.proofs.clear();
     out.clear();
     out.extend_from_slice(query.head);
     let apex_at = query.head.len() - 4 - zone.apex().len();
@@ -28,7 +44,7 @@ pub fn answer(zone: &Zone, query: &Query<'_>, most: usize, out: &mut Vec<u8>) ->
         rtype: query.rtype,
         writer: Writer::new(out, most, apex_at),
         authoritative: true,
-        proofs: Vec::new(),
+        scratch,
     };
     let result = answer.sections(query);
     let authoritative = answer.authoritative;
@@ -49,33 +65,33 @@ struct Answer<'z, 'o> {
     rtype: u16,
     writer: Writer<'o>,
     authoritative: bool,
-    /// What the authority section has to prove, behind the SOA: each once.
-    proofs: Vec<(proof::Owned, Set)>,
+    scratch: &'o mut Scratch,
 }
 
 impl<'z> Answer<'z, '_> {
     fn sections(&mut self, query: &Query<'_>) -> Result<(Rcode, Class), Full> {
         let zone = self.zone;
-        let mut name = query.name.clone();
-        // The name as it is written, once it is not that of the question any more.
-        let mut written: Option<Vec<u8>> = None;
+        // The name and how it is written, once it is not that of the question any more.
+        let mut followed: Option<(Lower, Vec<u8>)> = None;
         let mut seen: Vec<Box<[u8]>> = Vec::new();
         let mut renamed = Vec::new();
         for hop in 0..MAX_HOPS {
             let answered = if hop == 0 { Class::NoData } else { Class::Answer };
-            let owner = match &written {
-                None => Owner::Question,
-                Some(name) => Owner::Below(&name[..name.len() - zone.apex().len()]),
+            let (name, owner) = match &followed {
+                None => (&query.name, Owner::Question),
+                Some((name, written)) => {
+                    (name, Owner::Below(&written[..written.len() - zone.apex().len()]))
+                }
             };
-            let (node, encloser) = match zone.find(&name, self.rtype == rtype::DS) {
+            let (node, encloser) = match zone.find(name, self.rtype == rtype::DS) {
                 Found::Delegated(cut) => {
                     self.authoritative = hop > 0;
-                    self.refer(cut, &name)?;
+                    self.refer(cut, name)?;
                     let class = if hop > 0 { Class::Answer } else { Class::Referral };
                     return Ok((Rcode::NoError, class));
                 }
                 Found::Missing { encloser } => {
-                    self.prove_no_name(&name, zone.count_labels(encloser));
+                    self.prove_no_name(name, zone.count_labels(encloser));
                     self.deny()?;
                     return Ok((Rcode::NxDomain, Class::NxDomain));
                 }
@@ -83,9 +99,9 @@ impl<'z> Answer<'z, '_> {
                     let Some(dname) = zone.set(at, rtype::DNAME) else { break };
                     let target = dname.only_data(zone);
                     let keep = name.labels() - zone.count_labels(at);
-                    let prefix = match &written {
+                    let prefix = match &followed {
                         None => &query.head[crate::query::HEADER..],
-                        Some(name) => &name[..],
+                        Some((_, written)) => &written[..],
                     };
                     let prefix = first_labels(prefix, keep);
                     let next = [prefix, target].concat();
@@ -104,7 +120,8 @@ impl<'z> Answer<'z, '_> {
                     }
                     self.writer.put_cname(owner, dname.ttl(zone), &next)?;
                     let asked_for = matches!(self.rtype, rtype::CNAME | rtype::ANY);
-                    if asked_for || !self.follow(&mut name, next, &mut written, &mut seen) {
+                    followed = self.follow(name, next, &mut seen);
+                    if asked_for || followed.is_none() {
                         self.finish_proofs()?;
                         return Ok((Rcode::NoError, Class::Answer));
                     }
@@ -114,14 +131,15 @@ impl<'z> Answer<'z, '_> {
                 Found::Wildcard { at, encloser } => (at, Some(zone.count_labels(encloser))),
             };
             if let Some(encloser) = encloser {
-                self.prove_no_closer(&name, encloser);
+                self.prove_no_closer(name, encloser);
             }
             let own = [rtype::CNAME, rtype::ANY, rtype::RRSIG, rtype::NSEC].contains(&self.rtype);
             if let (Some(cname), false) = (zone.set(node, rtype::CNAME), own) {
                 self.put(Section::Answer, owner, cname)?;
                 renamed.push(node);
                 let next = expand(cname.only_data(zone), zone.apex());
-                if self.follow(&mut name, next, &mut written, &mut seen) {
+                followed = self.follow(name, next, &mut seen);
+                if followed.is_some() {
                     continue;
                 }
                 self.finish_proofs()?;
@@ -131,7 +149,7 @@ impl<'z> Answer<'z, '_> {
                 self.finish_proofs()?;
                 return Ok((Rcode::NoError, Class::Answer));
             }
-            self.prove_no_type(&name, node, encloser);
+            self.prove_no_type(name, node, encloser);
             self.deny()?;
             return Ok((Rcode::NoError, answered));
         }
@@ -139,25 +157,18 @@ impl<'z> Answer<'z, '_> {
         Ok((Rcode::NoError, Class::Answer))
     }
 
-    /// Goes on with `next`; not if it is elsewhere, or was there before.
+    /// The name to go on with, and how it is written; none if it is elsewhere, or was there before.
     fn follow(
         &self,
-        name: &mut Lower,
+        name: &Lower,
         next: Vec<u8>,
-        written: &mut Option<Vec<u8>>,
         seen: &mut Vec<Box<[u8]>>,
-    ) -> bool {
-        let apex = self.zone.apex_lower();
-        let Some(lower) = Lower::read(&next) else { return false };
+    ) -> Option<(Lower, Vec<u8>)> {
+        let lower = Lower::read(&next)?;
         seen.push(name.as_wire().into());
-        if !lower.is_within(apex, self.zone.apex_labels())
-            || seen.iter().any(|one| **one == *lower.as_wire())
-        {
-            return false;
-        }
-        *name = lower;
-        *written = Some(next);
-        true
+        let here = lower.is_within(self.zone.apex_lower(), self.zone.apex_labels());
+        let new = seen.iter().all(|one| **one != *lower.as_wire());
+        (here && new).then_some((lower, next))
     }
 
     /// The RRsets that were asked for; whether there are any.

@@ -3,7 +3,7 @@
 
 use super::Answer;
 use super::writer::{Full, Owner, Section};
-use crate::name::Lower;
+use crate::name::{Lower, MAX_OCTETS};
 use crate::zone::{Denial, NodeId, Nsec3, Set, rtype};
 
 /// Whose record it is.
@@ -102,7 +102,7 @@ impl<'z> Answer<'z, '_> {
 
     /// The NSEC record that matches or covers these labels below the apex.
     fn cover(&mut self, labels: &[u8]) {
-        let Some(node) = self.zone.nsec(labels) else { return };
+        let Some(node) = self.zone.nsec(labels, &mut self.scratch.key) else { return };
         if let Some(set) = self.zone.set(node, rtype::NSEC) {
             self.add(Owned::Node(node), set);
         }
@@ -115,20 +115,23 @@ impl<'z> Answer<'z, '_> {
     }
 
     fn add(&mut self, owner: Owned, set: &Set) {
-        if self.proofs.iter().all(|(other, _)| *other != owner) {
-            self.proofs.push((owner, *set));
+        let proofs = &mut self.scratch.proofs;
+        if proofs.iter().all(|(other, _)| *other != owner) {
+            proofs.push((owner, *set));
         }
     }
 
     /// Writes what was gathered.
     pub(super) fn finish_proofs(&mut self) -> Result<(), Full> {
-        for (owner, set) in std::mem::take(&mut self.proofs) {
+        for at in 0..self.scratch.proofs.len() {
+            let (owner, set) = self.scratch.proofs[at];
             let owner = match &owner {
                 Owned::Node(node) => Owner::Below(self.zone.labels(*node)),
                 Owned::Hash(label) => Owner::Below(label),
             };
             self.put(Section::Authority, owner, &set)?;
         }
+        self.scratch.proofs.clear();
         Ok(())
     }
 
@@ -138,7 +141,23 @@ impl<'z> Answer<'z, '_> {
     }
 }
 
-/// The wildcard below a name.
-fn wildcard(name: &[u8]) -> Vec<u8> {
-    [b"\x01*", name].concat()
+/// The wildcard below a name, which has room for one more label: it is closer than the name of a question.
+struct Wildcard {
+    octets: [u8; MAX_OCTETS + 2],
+    len: usize,
+}
+
+fn wildcard(name: &[u8]) -> Wildcard {
+    let mut octets = [0; MAX_OCTETS + 2];
+    octets[..2].copy_from_slice(b"\x01*");
+    octets[2..][..name.len()].copy_from_slice(name);
+    Wildcard { octets, len: name.len() + 2 }
+}
+
+impl std::ops::Deref for Wildcard {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.octets[..self.len]
+    }
 }

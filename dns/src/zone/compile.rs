@@ -72,6 +72,7 @@ impl Zone {
         let (owners, hashed) = gather(apex, &lower, records)?;
         let mut zone = Self {
             apex: apex.as_slice().into(),
+            labels: crate::name::labels(&lower).count() as u8,
             lower,
             serial: 0,
             nodes: Box::default(),

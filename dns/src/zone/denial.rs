@@ -36,11 +36,10 @@ pub(super) type Label = [u8; 33];
 
 impl Zone {
     /// The node whose NSEC record matches or covers a name with these labels below the apex: itself, or
-    /// the nearest before it that has one.
-    pub(crate) fn nsec(&self, labels: &[u8]) -> Option<NodeId> {
+    /// the nearest before it that has one. `sought` is room for its key.
+    pub(crate) fn nsec(&self, labels: &[u8], sought: &mut Vec<u8>) -> Option<NodeId> {
         let Denial::Nsec { keys, chain } = &self.denial else { return None };
-        let mut sought = Vec::with_capacity(labels.len() + 8);
-        name::sort_key(labels, &mut sought);
+        name::sort_key(labels, sought);
         let begin = |at: usize| at.checked_sub(1).map_or(0, |before| chain[before].0 as usize);
         let (mut low, mut high) = (0, chain.len());
         // Between them are those that are not known yet to be before or behind it.

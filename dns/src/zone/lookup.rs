@@ -29,7 +29,7 @@ pub(crate) enum Found {
 impl Zone {
     /// Labels of the apex.
     pub(crate) fn apex_labels(&self) -> usize {
-        name::labels(&self.lower).count()
+        usize::from(self.labels)
     }
 
     /// Labels of a node, with those of the apex.

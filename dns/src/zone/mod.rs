@@ -46,6 +46,8 @@ pub struct Zone {
     apex: Box<[u8]>,
     /// The same in lower case.
     lower: Box<[u8]>,
+    /// Its labels without the root.
+    labels: u8,
     serial: u32,
     /// All names in canonical order (RFC 4034 section 6.1), the apex first, empty non-terminals too.
     nodes: Box<[Node]>,
