@@ -175,9 +175,17 @@ fn nothing_is_left_of_a_dropped_server() -> Result<()> {
         return Ok(());
     }
     let postgres = Postgres::start()?;
-    let processes = postgres.processes()?;
+    // Processes of the start come and go for a moment after it answers.
+    let began = std::time::Instant::now();
+    let processes = loop {
+        let processes = postgres.processes()?;
+        if processes.len() > 5 && processes.iter().all(|&pid| runs(pid)) {
+            break processes;
+        }
+        ensure!(began.elapsed() < Duration::from_secs(10), "{processes:?} do not all run");
+        thread::sleep(Duration::from_millis(20));
+    };
     let directory = postgres.directory().to_path_buf();
-    ensure!(processes.len() > 5 && processes.iter().all(|&pid| runs(pid)));
     ensure!(directory.join("data").exists());
     drop(postgres);
     ensure!(processes.iter().all(|&pid| !runs(pid)), "some of {processes:?} still run");
