@@ -27,6 +27,10 @@ pub const TRANSPARENT: u64 = 1 << 3;
 /// Capability of an agent, by the choice of the box's owner: the relay's shield is to stand before
 /// this box.
 pub const SHIELDED: u64 = 1 << 4;
+/// Capability of an agent that answers DNS streams: it has the zones of the owner's domains.
+pub const OFFERS_ZONES: u64 = 1 << 5;
+/// Capability of a relay that serves the zones of its boxes, and hears of new ones on DNS streams.
+pub const SERVES_ZONES: u64 = 1 << 6;
 /// The longest payload of a message, in octets.
 pub const MAX_PAYLOAD: usize = 1024;
 /// Type and length.
@@ -46,7 +50,8 @@ pub struct Hello {
     /// Newest version that the end speaks.
     pub max_version: u8,
     /// What the end can do or does beyond the version: [`LOGS_SESSIONS`],
-    /// [`LOGS_FULL_ADDRESSES`], [`HEARS_NEWS`], [`TRANSPARENT`], [`SHIELDED`]; unknown bits mean nothing.
+    /// [`LOGS_FULL_ADDRESSES`], [`HEARS_NEWS`], [`TRANSPARENT`], [`SHIELDED`], [`OFFERS_ZONES`],
+    /// [`SERVES_ZONES`]; unknown bits mean nothing.
     pub capabilities: u64,
     /// Program and version, printable ASCII, for logs alone; nothing is decided by it.
     pub software: String,

@@ -1,9 +1,11 @@
-//! What stands in front of the sender's bytes on every stream that a relay opens.
+//! What stands in front of the bytes of every stream that a relay opens, and of those that an agent
+//! opens for DNS.
 //!
 //! ```text
-//! version       1 octet: 1, or 2 for a stream that carries a connection from its first byte
+//! version       1 octet: 1, 2 for a stream that carries a connection from its first byte, or 3 for DNS
 //! length        2 octets, of everything that follows
 //! session id    8 octets
+//!   of versions 1 and 2 alone:
 //! client        1 octet 4 or 6, address of 4 or 16 octets, port of 2
 //! local         the same: the address at the relay that the client connected to
 //! service       1 octet length, then text
@@ -16,6 +18,11 @@
 //! version, which a relay uses only with an agent that said it knows it ([`crate::control`]):
 //! version 2 with one that said [`TRANSPARENT`](crate::control::TRANSPARENT). There the relay has
 //! read nothing of what the sender says, so it has no names to tell.
+//!
+//! Behind a header of version 3 come DNS messages as over TCP (RFC 1035 section 4.2.2): a relay that
+//! serves zones asks an agent that said [`OFFERS_ZONES`](crate::control::OFFERS_ZONES) for its zones,
+//! and an agent tells a relay that said [`SERVES_ZONES`](crate::control::SERVES_ZONES) of new ones. It
+//! begins with another octet than a request of an agent, which is `{`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -25,10 +32,53 @@ use crate::names::{EhloName, MxName, ServiceName, SessionId};
 pub const VERSION_FROM_TLS: u8 = 1;
 /// The version of a stream that carries a connection from its first byte.
 pub const VERSION_FROM_FIRST_BYTE: u8 = 2;
+/// The version of a stream that carries DNS messages.
+pub const VERSION_DNS: u8 = 3;
 /// The longest encoded header in octets: every field at its longest.
 pub const MAX_ENCODED: usize = FIXED + 8 + 2 * (1 + 16 + 2) + 3 * (1 + 255);
 /// Version and length.
 const FIXED: usize = 3;
+/// The octets of a header of [`VERSION_DNS`].
+const DNS: usize = FIXED + 8;
+
+/// What a stream is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opening {
+    /// It carries a sender's connection.
+    Connection(StreamHeader),
+    /// It carries DNS messages; the name is for the logs of both ends.
+    Dns(SessionId),
+}
+
+impl Opening {
+    /// The header as octets, at most [`MAX_ENCODED`].
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Connection(header) => header.encode(),
+            Self::Dns(session) => [&[VERSION_DNS, 0, 8][..], &session.0].concat(),
+        }
+    }
+
+    /// Reads a header from the beginning of `buffer`: the header and the octets it took, or
+    /// `None` while more octets are needed (never when `buffer` has [`MAX_ENCODED`]).
+    pub fn decode(buffer: &[u8]) -> Result<Option<(Self, usize)>, HeaderError> {
+        if buffer.first() != Some(&VERSION_DNS) {
+            let decoded = StreamHeader::decode(buffer)?;
+            return Ok(decoded.map(|(header, taken)| (Self::Connection(header), taken)));
+        }
+        let Some(length) = buffer.get(1..FIXED) else {
+            return Ok(None);
+        };
+        let end = FIXED + usize::from(u16::from_be_bytes([length[0], length[1]]));
+        match end {
+            ..DNS => return Err(HeaderError::Short),
+            DNS => {}
+            _ => return Err(HeaderError::Trailing(end - DNS)),
+        }
+        let session = buffer.get(FIXED..DNS).and_then(|session| session.try_into().ok());
+        Ok(session.map(|session| (Self::Dns(SessionId(session)), DNS)))
+    }
+}
 
 /// Who is at the other end of a stream, as the relay tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,9 +113,7 @@ pub enum Carries {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Of a version that this program does not know.
-    #[error(
-        "stream header of version {0}, but only {VERSION_FROM_TLS} and {VERSION_FROM_FIRST_BYTE} are known"
-    )]
+    #[error("stream header of version {0}, but only {VERSION_FROM_TLS} to {VERSION_DNS} are known")]
     Version(u8),
     /// The length is more than any header has.
     #[error("stream header of {0} octets, but none has more than {MAX_ENCODED}")]
@@ -269,6 +317,8 @@ mod tests {
             let encoded = header.encode();
             prop_assert!(encoded.len() <= MAX_ENCODED);
             let wire = [&encoded[..], &behind].concat();
+            let opening = Opening::Connection(header.clone());
+            prop_assert_eq!(Opening::decode(&wire), Ok(Some((opening, encoded.len()))));
             prop_assert_eq!(StreamHeader::decode(&wire), Ok(Some((header, encoded.len()))));
         }
 
@@ -295,7 +345,7 @@ mod tests {
 
         #[test]
         fn what_decodes_encodes_to_the_same_octets(noise in proptest::collection::vec(any::<u8>(), 0..900)) {
-            if let Ok(Some((header, taken))) = StreamHeader::decode(&noise) {
+            if let Ok(Some((header, taken))) = Opening::decode(&noise) {
                 prop_assert_eq!(header.encode(), &noise[..taken]);
             }
         }
@@ -331,6 +381,20 @@ mod tests {
         let mut nameless = wire;
         nameless[0] = 1;
         assert_eq!(StreamHeader::decode(&nameless), Err(HeaderError::Short));
+    }
+
+    #[test]
+    fn a_stream_for_dns_has_a_name_and_nothing_else() {
+        let opening = Opening::Dns(SessionId([7; 8]));
+        let wire = opening.encode();
+        assert_eq!(wire, [3, 0, 8, 7, 7, 7, 7, 7, 7, 7, 7]);
+        for end in 0..wire.len() {
+            assert_eq!(Opening::decode(&wire[..end]), Ok(None));
+        }
+        let behind = [&wire[..], b"\0\x0c"].concat();
+        assert_eq!(Opening::decode(&behind), Ok(Some((opening, 11))));
+        assert_eq!(Opening::decode(&[3, 0, 7]), Err(HeaderError::Short));
+        assert_eq!(Opening::decode(&[3, 0, 9]), Err(HeaderError::Trailing(1)));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub mod stream;
 
 pub use fingerprint::Fingerprint;
 pub use handover::Handover;
-pub use header::{Carries, StreamHeader};
+pub use header::{Carries, Opening, StreamHeader};
 pub use host_port::HostPort;
 pub use identity::{Identity, PublicKey};
 pub use invite::Invite;

@@ -196,6 +196,7 @@ mod tests {
             addresses: vec!["2001:db8::1".parse().unwrap()],
             shared: vec!["198.51.100.1".parse().unwrap()],
             pair: None,
+            name_servers: vec!["ns.relay.example.net".parse().unwrap()],
             domains_allowed: 3,
             domains: vec![DomainStanding {
                 domain: "example.org".parse().unwrap(),

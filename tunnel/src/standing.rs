@@ -40,6 +40,9 @@ pub struct Standing {
     /// they fail at the first, and come to the second.
     #[serde(default)]
     pub pair: Option<AddressPair>,
+    /// The names of the relay's name servers, for the zones of its boxes; none when it serves no zones.
+    #[serde(default)]
+    pub name_servers: Vec<MxName>,
     /// How many domains the box may claim.
     pub domains_allowed: u32,
     /// The domains that it has claimed.

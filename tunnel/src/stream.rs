@@ -1,7 +1,12 @@
 //! A QUIC stream that cannot end cleanly by accident.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, VarInt, WriteError};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::reset::ResetCode;
 
@@ -24,6 +29,37 @@ impl TunnelStream {
         self.send.reset(reason);
         // Fails when the peer has ended the stream already, which is as good.
         let _ = self.recv.stop(reason.into());
+    }
+}
+
+/// For those who read and write what is framed by itself. To shut down is to
+/// [finish](SendHalf::finish).
+impl AsyncRead for TunnelStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.get_mut().recv), context, buffer)
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.get_mut().send.stream), context, octets)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.get_mut().send.stream), context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().send.finish();
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -99,6 +99,7 @@ pub(crate) mod tests {
             addresses: vec![],
             shared: vec!["198.51.100.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             pair: None,
+            name_servers: Vec::new(),
             domains_allowed: 5,
             domains: vec![],
             recovery: None,

@@ -205,6 +205,7 @@ impl Registrar {
             addresses: record.map(|record| snapshot.addresses(record)).unwrap_or_default(),
             shared: self.shared.clone(),
             pair: self.pair(key, record).await,
+            name_servers: Vec::new(),
             domains_allowed: entry.domains_allowed,
             domains: self.database.domains_of(key).await?,
             recovery: entry.recovery,

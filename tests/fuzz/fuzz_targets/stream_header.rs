@@ -2,15 +2,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealpost_tunnel::StreamHeader;
+use sealpost_tunnel::Opening;
 use sealpost_tunnel::control::Message;
 use sealpost_tunnel::header::MAX_ENCODED;
 
 fuzz_target!(|bytes: &[u8]| {
-    match StreamHeader::decode(bytes) {
+    match Opening::decode(bytes) {
         Ok(Some((header, taken))) => {
             assert_eq!(header.encode(), &bytes[..taken]);
-            assert_eq!(StreamHeader::decode(&bytes[..taken - 1]), Ok(None));
+            assert_eq!(Opening::decode(&bytes[..taken - 1]), Ok(None));
         }
         Ok(None) => assert!(bytes.len() < MAX_ENCODED, "a full buffer must decide"),
         Err(_) => {}
