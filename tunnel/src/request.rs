@@ -85,7 +85,7 @@ pub enum Request {
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
     /// What the registry now holds about the box.
-    Standing(Standing),
+    Standing(Box<Standing>),
     /// The box is forgotten.
     Left,
     /// From the asked key to the present one; empty when the relay knows of none.
@@ -226,7 +226,7 @@ mod tests {
     fn every_answer_survives_the_wire() {
         let message = "wait a minute".into();
         for answer in [
-            Answer::Standing(standing()),
+            Answer::Standing(standing().into()),
             Answer::Left,
             Answer::Succession { chain: vec![handover(), handover()] },
             Answer::Refused(Refusal { code: RefusalCode::Busy, message }),
@@ -322,7 +322,8 @@ mod tests {
     fn a_relays_words_cannot_steer_a_terminal() {
         let mut standing = standing();
         standing.domains[0].detail = "a\u{1b}[31m\nb".into();
-        let Ok(Answer::Standing(read)) = Answer::decode(&Answer::Standing(standing).encode())
+        let Ok(Answer::Standing(read)) =
+            Answer::decode(&Answer::Standing(standing.into()).encode())
         else {
             panic!("a standing stays one");
         };

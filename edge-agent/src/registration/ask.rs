@@ -177,7 +177,7 @@ impl Line {
     /// Asks what is answered with the box's standing.
     pub async fn standing(&self, request: &Request) -> Result<Standing, AskFailure> {
         match self.ask(request).await? {
-            Answer::Standing(standing) if standing.key == self.us => Ok(standing),
+            Answer::Standing(standing) if standing.key == self.us => Ok(*standing),
             Answer::Standing(standing) => Err(AskFailure::Answer(format!(
                 "it speaks of a box with the key {}, and ours is {}",
                 standing.key, self.us

@@ -56,7 +56,7 @@ async fn ask_once(
     keep: &impl Fn(Standing),
 ) -> Result<(), String> {
     match timeout(ANSWER, ask(connection, &Request::Standing)).await {
-        Ok(Ok(Answer::Standing(standing))) if standing.key == us => keep(standing),
+        Ok(Ok(Answer::Standing(standing))) if standing.key == us => keep(*standing),
         Ok(Ok(Answer::Refused(refusal))) if refusal.code.may_pass() => {
             return Err(refusal.message);
         }

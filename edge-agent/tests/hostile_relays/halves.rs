@@ -65,7 +65,7 @@ fn honest(memory: &Arc<Mutex<Memory>>) -> Relay {
         }
         let mut standing = standing(key);
         standing.recovery = memory.recovery;
-        Reply::Answer(Answer::Standing(standing))
+        Reply::Answer(Answer::Standing(standing.into()))
     })
 }
 

@@ -116,7 +116,7 @@ fn no_name_outside_a_domain_is_printed_to_be_published() {
             "state": "proved", "method": "txt",
         }]))
         .unwrap();
-        Reply::Answer(Answer::Standing(standing))
+        Reply::Answer(Answer::Standing(standing.into()))
     });
     let said = Home::at(&[&relay]).run(&["dns"]).fine();
     assert!(said.contains("example.org. 3600 IN MX 20 mx.example.org."), "{said}");

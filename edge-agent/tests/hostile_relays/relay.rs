@@ -169,7 +169,7 @@ pub(crate) fn standing(key: PublicKey) -> Standing {
 
 /// The answer that a good relay gives about a box that it knows.
 pub(crate) fn known(key: PublicKey) -> Reply {
-    Reply::Answer(Answer::Standing(standing(key)))
+    Reply::Answer(Answer::Standing(standing(key).into()))
 }
 
 /// A refusal.

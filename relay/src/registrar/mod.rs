@@ -197,7 +197,7 @@ impl Registrar {
         let name = entry.name.parse().map_err(|_| RegistryError::KeyRevoked)?;
         let snapshot = self.registry.snapshot();
         let record = snapshot.by_key(&key);
-        Ok(Answer::Standing(Standing {
+        let standing = Standing {
             own_name: snapshot.own_name(&entry.name),
             name,
             key,
@@ -209,7 +209,8 @@ impl Registrar {
             domains_allowed: entry.domains_allowed,
             domains: self.database.domains_of(key).await?,
             recovery: entry.recovery,
-        }))
+        };
+        Ok(Answer::Standing(standing.into()))
     }
 
     /// The address pair of a box here. A box that has none gets one when it first asks, as it does

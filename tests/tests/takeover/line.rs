@@ -115,7 +115,7 @@ impl Said {
     /// Demands what the registry now holds about the asker.
     pub(crate) fn granted(self) -> Result<Standing> {
         match self {
-            Self::Answer(Answer::Standing(standing)) => Ok(standing),
+            Self::Answer(Answer::Standing(standing)) => Ok(*standing),
             other => bail!("not granted: {other:?}"),
         }
     }
