@@ -10,7 +10,7 @@ use sealpost_daemon::signals::Signals;
 use sealpost_daemon::{EXIT_CONFIG, logging, open_files};
 
 use crate::config::Config;
-use crate::server::NameServer;
+use crate::program;
 
 /// Answers for zones that were signed at home, as a secondary of whoever has them
 #[derive(Parser)]
@@ -25,7 +25,7 @@ struct Arguments {
 
 #[derive(Clone, Copy, Subcommand)]
 enum Command {
-    /// Run the name server. SIGTERM ends it
+    /// Run the name server. SIGHUP reloads its zones and keys, SIGTERM ends it
     Run,
     /// Check a configuration file; exits with 0 or 78
     CheckConfig,
@@ -58,13 +58,13 @@ impl Arguments {
                 Ok(())
             }
             Command::Run => {
-                logging::start(config.log_format, config.log_level)?;
+                logging::start(config.fixed.log_format, config.fixed.log_level)?;
                 open_files::raise();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(Box::pin(async {
                     // Before anything is bound, so that an early signal is not lost.
                     let signals = Signals::listen()?;
-                    NameServer::bind(config)?.run(signals).await
+                    program::run(&self.config, config, signals).await
                 }))
             }
         }

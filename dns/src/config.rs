@@ -16,8 +16,13 @@ use serde::de::Error as _;
 use toml::Spanned;
 
 use crate::record::Name;
+use crate::secondaries;
+use crate::server::Settings;
 use crate::transfer::access::{Prefix, Rule};
+use crate::transfer::attempt::Primary;
+use crate::transfer::notifier::Recipient;
 use crate::transfer::tsig::{Algorithm, Keys, TsigKey};
+use crate::trust::Trust;
 
 /// Largest file with a secret, in octets.
 const MAX_SECRET: u64 = 4096;
@@ -105,9 +110,9 @@ pub struct Limits {
     /// Octets of a zone.
     pub zone_octets: usize,
     /// Transfers in at once.
-    pub transfers_in: usize,
+    pub transfers_in: NonZeroUsize,
     /// Transfers out at once.
-    pub transfers_out: usize,
+    pub transfers_out: NonZeroUsize,
 }
 
 impl Default for Limits {
@@ -115,8 +120,8 @@ impl Default for Limits {
         Self {
             zone_records: 100_000,
             zone_octets: 16 * 1024 * 1024,
-            transfers_in: 16,
-            transfers_out: 64,
+            transfers_in: const { NonZeroUsize::new(16).unwrap() },
+            transfers_out: const { NonZeroUsize::new(64).unwrap() },
         }
     }
 }
@@ -210,19 +215,6 @@ struct Who {
     from: Option<String>,
 }
 
-/// Whose keys sign a zone.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(try_from = "toml::Value")]
-pub enum Trust {
-    /// The keys of the zone's first version, and those that they sign in.
-    #[default]
-    FirstSeen,
-    /// Those with one of these DS records.
-    Ds(Vec<Ds<Bytes>>),
-    /// Nobody's: the zone need not be signed.
-    Unsigned,
-}
-
 impl TryFrom<toml::Value> for Trust {
     type Error = toml::de::Error;
 
@@ -257,33 +249,12 @@ fn read_ds(text: &str) -> Option<Ds<Bytes>> {
     Ds::new(tag, algorithm, kind, digest?.into()).ok()
 }
 
-/// A server that a zone is had from or told about.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Signs what is said to it.
-    pub key: Option<Arc<TsigKey>>,
-}
+/// A zone of the file, from primaries by TCP.
+pub type Zone = secondaries::Zone<SocketAddr>;
 
-/// A zone that is served.
-#[derive(Debug, Clone)]
-pub struct Zone {
-    /// Its name in lower case.
-    pub name: Name,
-    /// Where it comes from, in the order in which they are asked.
-    pub primaries: Vec<Server>,
-    /// Whose keys sign it.
-    pub trust: Trust,
-    /// Who may transfer it.
-    pub transfer_to: Vec<Rule>,
-    /// Who is told that it changed.
-    pub notify: Vec<Server>,
-}
-
-/// A configuration that can be used.
-#[derive(Debug)]
-pub struct Config {
+/// What is read at the start only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
     /// The state directory.
     pub state: PathBuf,
     /// Where UDP and TCP listen.
@@ -304,6 +275,21 @@ pub struct Config {
     pub log_format: Format,
     /// From which level on.
     pub log_level: Level,
+}
+
+impl Fixed {
+    /// For the name server, with these keys.
+    pub fn settings(&self, keys: Keys) -> Settings {
+        let Self { state, listen, threads, tls, cookies, rate_limit, limits, .. } = self.clone();
+        Settings { state, listen, threads, tls, cookies, rate_limit, limits, keys }
+    }
+}
+
+/// A configuration that can be used.
+#[derive(Debug)]
+pub struct Config {
+    /// What a reload does not change.
+    pub fixed: Fixed,
     /// All TSIG keys.
     pub keys: Keys,
     /// All zones.
@@ -347,16 +333,24 @@ impl Config {
                             primaries = [{ address = \"192.0.2.53:53\" }]";
                 return Err(source.error(Some(span), "the zone has no primaries", Some(help)));
             }
+            let primary = |peer, key| Primary { peer, key };
+            let primaries = servers(source, zone.primaries, &keys, primary)?;
+            // All of its bits.
+            let alone = |peer: SocketAddr| Rule::From(Prefix::new(peer.ip(), 128));
             zones.push(Zone {
                 name: zone.name.0,
-                primaries: servers(source, zone.primaries, &keys)?,
+                notices_from: primaries.iter().map(|primary| alone(primary.peer)).collect(),
+                primaries,
                 trust: zone.trust,
-                transfer_to: rules(source, zone.transfer_to, &keys)?,
-                notify: servers(source, zone.notify, &keys)?,
+                transfer_to: rules(source, zone.transfer_to, &keys)?.into(),
+                notify: servers(source, zone.notify, &keys, |address, key| Recipient {
+                    address,
+                    key,
+                })?,
             });
         }
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Ok(Self {
+        let fixed = Fixed {
             state: file.state,
             listen: file.listen,
             threads: file.threads.unwrap_or(cores),
@@ -367,24 +361,25 @@ impl Config {
             admin: file.admin.listen,
             log_format: file.log.format,
             log_level: file.log.level,
-            keys: keys.into_values().collect(),
-            zones,
-        })
+        };
+        Ok(Self { fixed, keys: keys.into_values().collect(), zones })
     }
 }
 
 type ByName = HashMap<Name, Arc<TsigKey>>;
 
-fn servers(
+/// What `make` makes of each address and the key for it.
+fn servers<T>(
     source: &Source,
     peers: Vec<Spanned<Peer>>,
     keys: &ByName,
-) -> Result<Vec<Server>, ConfigError> {
+    make: impl Fn(SocketAddr, Option<Arc<TsigKey>>) -> T,
+) -> Result<Vec<T>, ConfigError> {
     let server = |peer: Spanned<Peer>| {
         let span = peer.span();
         let Peer { address, key } = peer.into_inner();
         let key = key.map(|name| known(source, &span, &name, keys)).transpose()?;
-        Ok(Server { address, key })
+        Ok(make(address, key))
     };
     peers.into_iter().map(server).collect()
 }

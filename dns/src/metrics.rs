@@ -1,17 +1,33 @@
 //! What an operator sees of a name server.
 
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
-use sealpost_daemon::metrics::{register, register_build_info};
+use sealpost_daemon::metrics::register_build_info;
 
 use crate::engine::Counts;
+use crate::secondaries::Count;
 
 /// The classes of answers, in the order of [`crate::rate_limit::Class`].
 const CLASSES: [&str; 5] = ["answer", "referral", "no-data", "nx-domain", "error"];
 /// What carries queries; the last three in the order of [`crate::transport::Carrier`].
 const CARRIERS: [&str; 4] = ["udp", "tcp", "tls", "quic"];
 
-/// The metrics of a process.
-pub(crate) struct Metrics {
+/// What is read at each look at the metrics.
+pub(crate) struct Reading {
+    /// By all threads.
+    pub(crate) answers: Counts,
+    /// By carrier.
+    pub(crate) queries: [u64; 4],
+    /// Of threads.
+    pub(crate) panics: u64,
+    /// All and served.
+    pub(crate) zones: Count,
+}
+
+/// The metrics of a name server, which counts by itself and is read when somebody looks.
+pub(crate) struct Metrics<R> {
+    reading: R,
     answers: IntCounterVec,
     limited: IntCounterVec,
     queries: IntCounterVec,
@@ -19,14 +35,13 @@ pub(crate) struct Metrics {
     panics: IntCounter,
 }
 
-impl Metrics {
+impl<R: Fn() -> Reading + Send + Sync + 'static> Metrics<R> {
     /// Enters all into `registry`.
-    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn register(registry: &Registry, reading: R) -> prometheus::Result<()> {
         register_build_info(registry, "sealpost_dns_build_info", env!("CARGO_PKG_VERSION"))?;
-        let vec = |name, help, label: &str| {
-            register(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)
-        };
-        Ok(Self {
+        let vec = |name, help, label: &str| IntCounterVec::new(Opts::new(name, help), &[label]);
+        registry.register(Box::new(Self {
+            reading,
             answers: vec("sealpost_dns_answers_total", "Answers, by their class", "class")?,
             limited: vec(
                 "sealpost_dns_limited_total",
@@ -34,42 +49,48 @@ impl Metrics {
                 "how",
             )?,
             queries: vec("sealpost_dns_queries_total", "Queries, by what carried them", "carrier")?,
-            zones: register(
-                registry,
-                IntGaugeVec::new(
-                    Opts::new("sealpost_dns_zones", "Zones, by whether they are served"),
-                    &["state"],
-                )?,
+            zones: IntGaugeVec::new(
+                Opts::new("sealpost_dns_zones", "Zones, by whether they are served"),
+                &["state"],
             )?,
-            panics: register(
-                registry,
-                IntCounter::new("sealpost_dns_panics_total", "Batches lost to a fault inside")?,
-            )?,
-        })
+            panics: IntCounter::new("sealpost_dns_panics_total", "Batches lost to a fault inside")?,
+        }))
     }
 
-    /// Brings the counters up to what the threads counted.
-    pub(crate) fn refresh(&self, answered: &Counts, queries: [u64; 4], panics: u64) {
+    fn parts(&self) -> [&dyn Collector; 5] {
+        [&self.answers, &self.limited, &self.queries, &self.zones, &self.panics]
+    }
+
+    /// Brings the counters up to what was counted.
+    fn refresh(&self) {
+        let Reading { answers, queries, panics, zones } = (self.reading)();
         let raise = |counter: &IntCounter, to: u64| {
             counter.inc_by(to.saturating_sub(counter.get()));
         };
-        for (class, count) in CLASSES.iter().zip(answered.answered) {
+        for (class, count) in CLASSES.iter().zip(answers.answered) {
             raise(&self.answers.with_label_values(&[*class]), count);
         }
-        raise(&self.limited.with_label_values(&["truncated"]), answered.slipped);
-        raise(&self.limited.with_label_values(&["dropped"]), answered.dropped);
+        raise(&self.limited.with_label_values(&["truncated"]), answers.slipped);
+        raise(&self.limited.with_label_values(&["dropped"]), answers.dropped);
         for (carrier, count) in CARRIERS.iter().zip(queries) {
             raise(&self.queries.with_label_values(&[*carrier]), count);
         }
         raise(&self.panics, panics);
-    }
-
-    /// How many zones there are, and how many of them are served.
-    pub(crate) fn zones(&self, all: usize, served: usize) {
         let set = |state, count: usize| {
             self.zones.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         };
-        set("served", served);
-        set("missing", all - served);
+        set("served", zones.served);
+        set("missing", zones.all - zones.served);
+    }
+}
+
+impl<R: Fn() -> Reading + Send + Sync + 'static> Collector for Metrics<R> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.parts().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.refresh();
+        self.parts().into_iter().flat_map(Collector::collect).collect()
     }
 }

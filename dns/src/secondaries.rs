@@ -1,52 +1,126 @@
 //! The zones that come from elsewhere: what is here of each, and what becomes of a new version. It is
 //! admitted, compiled, kept on disk and served, in this order, and at the first trouble the old one
 //! stays.
+//!
+//! Zones come and go while all runs. Each has a lock of its own for what is here of it, so that nothing
+//! waits for another zone; queries see none of this, but the catalog.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::Bytes;
-use domain::rdata::{Dnskey, ZoneRecordData};
+use arc_swap::ArcSwap;
+use dashmap::{DashMap, Entry as Place};
+use domain::rdata::ZoneRecordData;
+use tokio::sync::Mutex as Turn;
 use tracing::warn;
 
-use crate::admission::{self, Expect, Seal, admit};
-use crate::catalog::{Catalog, Entry};
-use crate::config::{self, Limits};
+use crate::admission::{self, Seal};
+use crate::catalog::Entry;
+use crate::config::Limits;
 use crate::engine::Engine;
 use crate::record::{Name, Record};
-use crate::store::{Kept, Store};
-use crate::transfer::access::{Prefix, Rule};
-use crate::transfer::attempt::{Keeper, Primary, Secondary};
+use crate::store::{Kept, Store, StoreError};
+use crate::transfer::access::Rule;
+use crate::transfer::attempt::{Connect, Keeper, Primary, Secondary};
 use crate::transfer::difference::{Difference, between};
 use crate::transfer::inbound;
 use crate::transfer::journal::Journal;
-use crate::transfer::notifier::{self, Outgoing};
+use crate::transfer::notifier::{self, Outgoing, Recipient};
+use crate::transfer::notify::{self, Decision};
+use crate::transfer::query;
 use crate::transfer::refresh;
 use crate::transfer::serve::{Served, Zones};
 use crate::transfer::timers::Standing;
-use crate::zone::Zone;
+use crate::trust::{Candidate, Parent, Trust, admit};
+use crate::unix_time;
+use crate::zone::Zone as Compiled;
 
-/// All zones of a configuration.
-pub struct Secondaries {
+/// Who takes part in adding and removing waits for others with the same number alone.
+const TURNS: usize = 64;
+
+/// A zone that is to be served, as its primaries `P` have it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Zone<P> {
+    /// Its name.
+    pub name: Name,
+    /// Where it is to be had, in the order in which they are asked.
+    pub primaries: Vec<Primary<P>>,
+    /// Who may say that it changed, by a message to the sockets of this server.
+    pub notices_from: Arc<[Rule]>,
+    /// Whose keys sign it.
+    pub trust: Trust,
+    /// Who may transfer it.
+    pub transfer_to: Arc<[Rule]>,
+    /// Who is told that it changed.
+    pub notify: Vec<Recipient>,
+}
+
+/// How a zone is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Its name.
+    pub name: Name,
+    /// Whether it is served.
+    pub served: bool,
+    /// The version that is here, served or not; `None` until one came.
+    pub version: Option<Here>,
+    /// Why the last try to have a newer one failed; `None` when it did not.
+    pub error: Option<String>,
+}
+
+/// A version that is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Here {
+    /// Its serial.
+    pub serial: u32,
+    /// When a primary last confirmed it, and when it expires.
+    pub standing: Standing,
+}
+
+/// How many zones there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// All that are to be served.
+    pub all: usize,
+    /// Those that are.
+    pub served: usize,
+}
+
+/// All zones that come from elsewhere.
+pub(crate) struct Secondaries<C: Connect, P> {
+    pub(crate) connect: Arc<C>,
+    pub(crate) parent: P,
     engine: Arc<Engine>,
     store: Store,
     limits: Limits,
-    zones: HashMap<Name, Held>,
+    zones: DashMap<Name, Arc<Held<C::Peer>>>,
+    served: AtomicUsize,
+    turns: [Turn<()>; TURNS],
     notifier: notifier::Handle,
-    refresher: OnceLock<refresh::Handle>,
+    refresher: OnceLock<refresh::Handle<C::Peer>>,
 }
 
 /// A zone, and what is here of it.
-struct Held {
-    zone: config::Zone,
-    transfer_to: Arc<[Rule]>,
-    primaries: Arc<[Rule]>,
-    here: Mutex<Option<Arc<Version>>>,
+struct Held<P> {
+    zone: ArcSwap<Zone<P>>,
+    state: Mutex<State>,
+    /// Whoever writes the zone's file. Taken before `state`.
+    disk: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    here: Option<Arc<Version>>,
+    /// As the catalog has it.
+    served: bool,
+    /// It was removed: nothing is published any more.
+    gone: bool,
+    error: Option<String>,
 }
 
 /// A version of a zone.
 struct Version {
-    zone: Arc<Zone>,
+    zone: Arc<Compiled>,
     soa: Record,
     standing: Standing,
     /// Of one that was admitted by this process.
@@ -54,179 +128,373 @@ struct Version {
     journal: Arc<Journal>,
 }
 
-impl Held {
-    fn here(&self) -> Option<Arc<Version>> {
-        self.here.lock().unwrap_or_else(PoisonError::into_inner).clone()
+impl<P> Held<P> {
+    fn new(zone: Zone<P>, here: Option<Version>) -> Self {
+        let state = State { here: here.map(Arc::new), ..State::default() };
+        Self { zone: ArcSwap::from_pointee(zone), state: Mutex::new(state), disk: Mutex::default() }
     }
 
-    fn set(&self, version: Version) {
-        *self.here.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(version));
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn here(&self) -> Option<Arc<Version>> {
+        self.state().here.clone()
+    }
+
+    fn status(&self) -> Status {
+        let state = self.state();
+        let here =
+            |version: &Arc<Version>| Here { serial: version.serial(), standing: version.standing };
+        Status {
+            name: self.zone.load().name.clone(),
+            served: state.served,
+            version: state.here.as_ref().map(here),
+            error: state.error.clone(),
+        }
     }
 }
 
-/// A name as zones are found by: names compare without case, and these are written alike too.
+impl<P: Clone> Zone<P> {
+    fn secondary(&self, limits: inbound::Limits) -> Secondary<P> {
+        Secondary { apex: self.name.clone(), primaries: self.primaries.clone(), limits }
+    }
+}
+
+/// A name as the catalog has it: names compare without case, and these are written alike too.
 fn lower(apex: &Name) -> Vec<u8> {
     apex.as_slice().to_ascii_lowercase()
 }
 
-impl Secondaries {
-    /// Those of `zones`, none of them here yet.
-    pub fn new(
+impl<C: Connect, P: Parent> Secondaries<C, P> {
+    /// Without zones yet.
+    pub(crate) fn new(
+        connect: Arc<C>,
+        parent: P,
         engine: Arc<Engine>,
         store: Store,
         limits: Limits,
-        zones: Vec<config::Zone>,
         notifier: notifier::Handle,
     ) -> Self {
-        let held = |zone: config::Zone| {
-            let from = zone.primaries.iter().map(|server| {
-                let ip = server.address.ip();
-                Rule::From(Prefix::new(ip, if ip.is_ipv4() { 32 } else { 128 }))
-            });
-            let primaries = from.collect();
-            let transfer_to = zone.transfer_to.clone().into();
-            (zone.name.clone(), Held { zone, transfer_to, primaries, here: Mutex::default() })
-        };
-        let zones: HashMap<Name, Held> = zones.into_iter().map(held).collect();
-        for name in zones.keys() {
-            // Nobody else's view of it is right until it comes.
-            engine.catalog.insert(Entry::Expired(lower(name).into()));
+        Self {
+            connect,
+            parent,
+            engine,
+            store,
+            limits,
+            zones: DashMap::new(),
+            served: AtomicUsize::new(0),
+            turns: std::array::from_fn(|_| Turn::default()),
+            notifier,
+            refresher: OnceLock::new(),
         }
-        Self { engine, store, limits, zones, notifier, refresher: OnceLock::new() }
     }
 
-    fn catalog(&self) -> &Catalog {
-        &self.engine.catalog
+    /// Hands all zones from now on to who keeps them fresh. Before the first zone.
+    pub(crate) fn follow_with(&self, refresher: refresh::Handle<C::Peer>) {
+        let _ = self.refresher.set(refresher);
     }
 
-    /// Reads what was kept on disk, and serves what has not expired at `now` in seconds since 1970. Blocks.
-    pub fn load(&self, threads: usize, now: u64) -> Result<usize, crate::store::StoreError> {
-        let loaded = std::sync::atomic::AtomicUsize::new(0);
-        self.store.load_all(threads, |kept| match kept {
-            Ok(kept) => match self.restore(kept, now) {
-                Ok(true) => {
-                    loaded.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                }
-                Ok(false) => {}
-                Err(error) => warn!(%error, "a zone that was kept cannot be served"),
-            },
-            Err(error) => warn!(%error, "a zone that was kept cannot be read"),
+    /// Reads what was kept on disk, and serves what has not expired. `wanted` says which of the zones
+    /// there are still to be served, and as what; the others are left alone.
+    pub(crate) async fn load<W>(
+        self: &Arc<Self>,
+        threads: usize,
+        wanted: W,
+    ) -> anyhow::Result<usize>
+    where
+        W: Fn(&Name) -> Option<Zone<C::Peer>> + Send + Sync + 'static,
+    {
+        let all = self.clone();
+        let work = move || all.restore_all(threads, wanted);
+        let restored = tokio::task::spawn_blocking(work).await??;
+        for held in &restored {
+            self.follow(held).await;
+        }
+        Ok(restored.len())
+    }
+
+    fn restore_all<W>(
+        &self,
+        threads: usize,
+        wanted: W,
+    ) -> Result<Vec<Arc<Held<C::Peer>>>, StoreError>
+    where
+        W: Fn(&Name) -> Option<Zone<C::Peer>> + Send + Sync,
+    {
+        let restored = Mutex::new(Vec::new());
+        self.store.load_all(threads, |kept| {
+            let kept = match kept {
+                Ok(kept) => kept,
+                Err(error) => return warn!(%error, "a zone that was kept cannot be read"),
+            };
+            let Some(zone) = wanted(&kept.apex) else { return };
+            let held = self.restore(zone, kept);
+            restored.lock().unwrap_or_else(PoisonError::into_inner).extend(held);
         })?;
-        Ok(loaded.into_inner())
+        Ok(restored.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn restore(&self, kept: Kept, now: u64) -> anyhow::Result<bool> {
-        let Some(held) = self.zones.get(&kept.apex) else { return Ok(false) };
-        let zone = Arc::new(Zone::compile(&kept.apex, &kept.records)?);
-        let Some(soa) = kept.records.into_iter().next() else { return Ok(false) };
-        if now < kept.standing.expires {
-            self.catalog().insert(Entry::Serving(zone.clone()));
-        }
+    fn restore(&self, zone: Zone<C::Peer>, kept: Kept) -> Option<Arc<Held<C::Peer>>> {
+        let compiled = Compiled::compile(&kept.apex, &kept.records);
+        let compiled = compiled.inspect_err(|error| {
+            warn!(zone = %kept.apex, %error, "a zone that was kept cannot be served");
+        });
         let (standing, journal) = (kept.standing, Arc::default());
-        held.set(Version { zone, soa, standing, seal: None, journal });
-        Ok(true)
+        let soa = kept.records.into_iter().next()?;
+        let version =
+            Version { zone: Arc::new(compiled.ok()?), soa, standing, seal: None, journal };
+        let name = zone.name.clone();
+        let held = Arc::new(Held::new(zone, Some(version)));
+        match self.zones.entry(name) {
+            // It was added meanwhile, and will be transferred.
+            Place::Occupied(_) => return None,
+            Place::Vacant(place) => place.insert(held.clone()),
+        };
+        let mut state = held.state();
+        self.publish(&held, &mut state, unix_time::seconds() < standing.expires);
+        drop(state);
+        Some(held)
     }
 
-    /// Hands all zones to who keeps them fresh.
-    pub async fn follow(&self, refresher: refresh::Handle) {
-        let _ = self.refresher.set(refresher.clone());
-        let limits = inbound::Limits {
+    /// Has the catalog say of a zone what its state says.
+    fn publish(&self, held: &Held<C::Peer>, state: &mut State, serve: bool) {
+        let entry = match &state.here {
+            Some(version) if serve => Entry::Serving(version.zone.clone()),
+            // Nobody else's view of it is right either.
+            _ => Entry::Expired(lower(&held.zone.load().name).into()),
+        };
+        let served = matches!(entry, Entry::Serving(_));
+        self.engine.catalog.insert(entry);
+        self.mark(state, served);
+    }
+
+    fn mark(&self, state: &mut State, served: bool) {
+        match (state.served, served) {
+            (false, true) => drop(self.served.fetch_add(1, Relaxed)),
+            (true, false) => drop(self.served.fetch_sub(1, Relaxed)),
+            _ => {}
+        }
+        state.served = served;
+    }
+
+    async fn follow(&self, held: &Held<C::Peer>) {
+        let Some(refresher) = self.refresher.get() else { return };
+        let kept = held.here().map(|version| (version.soa.clone(), version.standing));
+        let secondary = held.zone.load().secondary(self.inbound());
+        refresher.add(secondary, kept).await;
+    }
+
+    /// How much may come in one transfer.
+    pub(crate) fn inbound(&self) -> inbound::Limits {
+        inbound::Limits {
             records: self.limits.zone_records,
             octets: self.limits.zone_octets,
             ..inbound::Limits::default()
-        };
-        for held in self.zones.values() {
-            let primary = |server: &config::Server| Primary {
-                address: server.address,
-                key: server.key.clone(),
-            };
-            let secondary = Secondary {
-                apex: held.zone.name.clone(),
-                primaries: held.zone.primaries.iter().map(primary).collect(),
-                limits,
-            };
-            let kept = held.here().map(|version| (version.soa.clone(), version.standing));
-            refresher.add(secondary, kept).await;
         }
     }
 
-    /// How many zones there are, and how many of them are served.
-    pub fn count(&self, now: u64) -> (usize, usize) {
-        let served =
-            |held: &&Held| held.here().is_some_and(|version| now < version.standing.expires);
-        (self.zones.len(), self.zones.values().filter(served).count())
+    /// What a zone may cost.
+    pub(crate) fn admission(&self) -> admission::Limits {
+        admission::Limits {
+            records: self.limits.zone_records,
+            octets: self.limits.zone_octets,
+            ..admission::Limits::default()
+        }
     }
 
-    /// Admits, compiles and keeps a new version. Blocks.
-    fn take(&self, held: &Held, records: &[Record], standing: Standing) -> anyhow::Result<Version> {
-        let apex = &held.zone.name;
-        let here = held.here();
-        let expect = self.expect(held, here.as_deref(), records);
-        let admitted = admit(apex, records, &expect, standing.refreshed)?;
-        let zone = Arc::new(Zone::compile(apex, records)?);
-        let soa = records
-            .iter()
-            .find(|record| matches!(record.data(), ZoneRecordData::Soa(_)))
-            .cloned()
-            .ok_or_else(|| anyhow::anyhow!("the zone has no SOA"))?;
-        let journal = here.map_or_else(Arc::default, |here| {
-            let mut journal = Journal::clone(&here.journal);
-            match between(&here.zone.records(), records) {
+    fn turn(&self, apex: &Name) -> &Turn<()> {
+        use std::hash::BuildHasher;
+        let hash = self.zones.hasher().hash_one(apex);
+        &self.turns[hash as usize % TURNS]
+    }
+
+    /// Serves a zone from now on, as soon as it came; changes one that is there, whose version stays.
+    pub(crate) async fn add(&self, zone: Zone<C::Peer>) {
+        let _turn = self.turn(&zone.name).lock().await;
+        let known = self.zones.get(&zone.name).map(|held| held.value().clone());
+        let held = match known {
+            Some(held) if **held.zone.load() == zone => return,
+            Some(held) => {
+                held.zone.store(Arc::new(zone));
+                held
+            }
+            None => {
+                let name = zone.name.clone();
+                let held = Arc::new(Held::new(zone, None));
+                self.zones.insert(name, held.clone());
+                self.publish(&held, &mut held.state(), false);
+                held
+            }
+        };
+        self.follow(&held).await;
+    }
+
+    /// Serves a zone no longer, and forgets what was kept of it, also of one that was not served.
+    pub(crate) async fn remove(&self, apex: &Name) -> Result<(), StoreError> {
+        let _turn = self.turn(apex).lock().await;
+        let held = self.zones.remove(apex).map(|(_, held)| held);
+        if let Some(held) = &held {
+            let mut state = held.state();
+            state.gone = true;
+            self.mark(&mut state, false);
+            self.engine.catalog.remove(&lower(apex));
+        }
+        if let Some(refresher) = self.refresher.get() {
+            refresher.remove(apex.clone()).await;
+        }
+        let (store, apex) = (self.store.clone(), apex.clone());
+        let forget = move || {
+            // A version that is being written comes first.
+            let _disk = held.as_ref().map(|held| held.disk.lock());
+            store.remove(&apex)
+        };
+        tokio::task::spawn_blocking(forget).await.unwrap_or(Ok(()))
+    }
+
+    pub(crate) fn count(&self) -> Count {
+        let all = self.zones.len();
+        // Both change while they are read.
+        Count { all, served: self.served.load(Relaxed).min(all) }
+    }
+
+    pub(crate) fn status(&self, apex: &Name) -> Option<Status> {
+        self.held(apex).map(|held| held.status())
+    }
+
+    pub(crate) fn list(&self) -> Vec<Status> {
+        self.zones.iter().map(|held| held.status()).collect()
+    }
+
+    fn held(&self, apex: &Name) -> Option<Arc<Held<C::Peer>>> {
+        self.zones.get(apex).map(|held| held.value().clone())
+    }
+
+    /// A primary says that a zone changed. The serial is a hint that nobody vouches for.
+    pub(crate) fn notified(&self, apex: &Name, serial: Option<u32>) {
+        let Some(held) = self.held(apex) else { return };
+        let state = held.state();
+        let same = state.here.as_ref().is_some_and(|here| Some(here.serial()) == serial);
+        // Where all is well there is nothing to ask for.
+        if same && state.served && state.error.is_none() {
+            return;
+        }
+        if let Some(refresher) = self.refresher.get() {
+            refresher.notified(apex.clone());
+        }
+    }
+
+    /// Answers a NOTIFY that came from `peer` by another way than the sockets of this server; nothing
+    /// where there is nobody to answer.
+    pub(crate) fn notify_from(&self, peer: &C::Peer, message: &[u8]) -> Option<Vec<u8>> {
+        use domain::base::iana::Rcode;
+        let notice = match notify::parse(message) {
+            Ok(notice) => notice,
+            Err(notify::NoticeError::Other) => return query::error_reply(message, Rcode::NOTIMP),
+            Err(_) => return query::error_reply(message, Rcode::FORMERR),
+        };
+        let decision = match self.held(&notice.apex) {
+            None => Decision::NotAuth,
+            Some(held) if held.zone.load().primaries.iter().any(|at| at.peer == *peer) => {
+                self.notified(&notice.apex, notice.serial);
+                Decision::Refresh
+            }
+            Some(_) => Decision::Refused,
+        };
+        notify::reply(message, decision)
+    }
+
+    /// Admits, compiles, keeps and serves a new version.
+    async fn take(
+        self: &Arc<Self>,
+        held: Arc<Held<C::Peer>>,
+        records: Vec<Record>,
+        standing: Standing,
+    ) -> Result<Record, String> {
+        let zone = held.zone.load_full();
+        let before = held.here();
+        let candidate = Arc::new(Candidate {
+            apex: zone.name.clone(),
+            records,
+            here: before.as_ref().map(|here| (here.zone.clone(), here.seal)),
+            limits: self.admission(),
+            now: standing.refreshed,
+        });
+        let admitted = admit(&candidate, zone.trust.clone(), &self.parent).await;
+        let seal = Some(admitted.map_err(|error| error.to_string())?.seal);
+        let all = self.clone();
+        let work = move || {
+            let version = Version::new(&candidate, standing, seal, before.as_deref())?;
+            let soa = version.soa.clone();
+            all.keep(&held, &candidate, version)?;
+            Ok::<_, anyhow::Error>(soa)
+        };
+        let kept = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+        kept.map_err(|error| format!("{error:#}"))
+    }
+
+    /// Keeps a version on disk and serves it. Blocks.
+    fn keep(
+        &self,
+        held: &Held<C::Peer>,
+        candidate: &Candidate,
+        version: Version,
+    ) -> anyhow::Result<()> {
+        let _disk = held.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.state().gone {
+            anyhow::bail!("the zone is not to be served any more");
+        }
+        self.store.save(&candidate.apex, &candidate.records, version.standing)?;
+        let mut state = held.state();
+        state.error = None;
+        state.here = Some(Arc::new(version));
+        // Whoever removes it waits for the file, and takes it out of the catalog.
+        if !state.gone {
+            self.publish(held, &mut state, true);
+        }
+        Ok(())
+    }
+}
+
+impl Version {
+    /// Compiles what was admitted. Takes time.
+    fn new(
+        candidate: &Candidate,
+        standing: Standing,
+        seal: Option<Seal>,
+        before: Option<&Self>,
+    ) -> anyhow::Result<Self> {
+        let records = &candidate.records;
+        let zone = Arc::new(Compiled::compile(&candidate.apex, records)?);
+        let is_soa = |record: &&Record| matches!(record.data(), ZoneRecordData::Soa(_));
+        let soa = records.iter().find(is_soa).cloned();
+        let soa = soa.ok_or_else(|| anyhow::anyhow!("the zone has no SOA"))?;
+        let journal = before.map_or_else(Arc::default, |before| {
+            let mut journal = Journal::clone(&before.journal);
+            match between(&before.zone.records(), records) {
                 Ok(step) => journal.push(step),
                 Err(_) => journal.clear(),
             }
             Arc::new(journal)
         });
-        self.store.save(apex, records, standing)?;
-        let seal = Some(admitted.seal);
-        Ok(Version { zone, soa, standing, seal, journal })
+        Ok(Self { zone, soa, standing, seal, journal })
     }
 
-    fn expect(&self, held: &Held, here: Option<&Version>, records: &[Record]) -> Expect {
-        let trust = match &held.zone.trust {
-            config::Trust::Ds(ds) => admission::Trust::Ds(ds.clone()),
-            config::Trust::Unsigned => admission::Trust::Unsigned,
-            // Of the version that is here; of the first one its own.
-            config::Trust::FirstSeen => {
-                let own = || keys(&held.zone.name, records);
-                let known = here.map(|here| keys(&held.zone.name, &here.zone.records()));
-                admission::Trust::Keys(known.unwrap_or_else(own))
-            }
-        };
-        Expect {
-            trust,
-            previous_serial: here.map(|here| here.zone.serial()),
-            seal: here.and_then(|here| here.seal),
-            limits: admission::Limits {
-                records: self.limits.zone_records,
-                octets: self.limits.zone_octets,
-                ..admission::Limits::default()
-            },
-        }
+    fn serial(&self) -> u32 {
+        self.zone.serial()
     }
-}
-
-/// The keys of a zone.
-fn keys(apex: &Name, records: &[Record]) -> Vec<Dnskey<Bytes>> {
-    let of_apex = records.iter().filter(|record| record.owner() == apex);
-    let key = |record: &Record| match record.data() {
-        ZoneRecordData::Dnskey(key) => Some(key.clone()),
-        _ => None,
-    };
-    of_apex.filter_map(key).collect()
 }
 
 /// As the tasks of transfers know them.
-#[derive(Clone)]
-pub struct Shelf(pub Arc<Secondaries>);
+pub(crate) struct Shelf<C: Connect, P>(pub(crate) Arc<Secondaries<C, P>>);
 
-impl Keeper for Shelf {
+impl<C: Connect, P: Parent> Keeper for Shelf<C, P> {
     fn soa(&self, apex: &Name) -> Option<Record> {
-        Some(self.0.zones.get(apex)?.here()?.soa.clone())
+        Some(self.0.held(apex)?.here()?.soa.clone())
     }
 
     fn records(&self, apex: &Name) -> Option<Vec<Record>> {
-        Some(self.0.zones.get(apex)?.here()?.zone.records())
+        Some(self.0.held(apex)?.here()?.zone.records())
     }
 
     async fn accept(
@@ -235,24 +503,13 @@ impl Keeper for Shelf {
         records: Vec<Record>,
         standing: Standing,
     ) -> Result<(), String> {
-        let (all, name) = (self.0.clone(), apex.clone());
-        let work = move || {
-            let held = all.zones.get(&name).ok_or("the zone is not configured any more")?;
-            let taken = all.take(held, &records, standing);
-            let version = taken.map_err(|error| format!("{error:#}"))?;
-            all.catalog().insert(Entry::Serving(version.zone.clone()));
-            let soa = version.soa.clone();
-            held.set(version);
-            Ok::<_, String>(soa)
-        };
-        // Signatures take time, and other zones and streams want theirs.
-        let done = tokio::task::spawn_blocking(work).await;
-        let soa = done.map_err(|error| error.to_string()).flatten().inspect_err(|error| {
+        let held = self.0.held(apex).ok_or("the zone is not to be served any more")?;
+        let zone = held.zone.load_full();
+        let soa = self.0.take(held, records, standing).await.inspect_err(|error| {
             warn!(zone = %apex, error, "a new version is refused, the old one stays");
         })?;
-        let Some(held) = self.0.zones.get(apex) else { return Ok(()) };
-        for server in &held.zone.notify {
-            let (to, key) = (server.address, server.key.clone());
+        for Recipient { address, key } in &zone.notify {
+            let (to, key) = (*address, key.clone());
             let notice = Outgoing { apex: apex.clone(), soa: soa.clone(), to, key };
             self.0.notifier.send(notice).await;
         }
@@ -260,45 +517,67 @@ impl Keeper for Shelf {
     }
 
     async fn confirm(&self, apex: &Name, standing: Standing) {
-        let Some(held) = self.0.zones.get(apex) else { return };
-        let Some(here) = held.here() else { return };
-        let (zone, soa) = (here.zone.clone(), here.soa.clone());
-        self.0.catalog().insert(Entry::Serving(zone.clone()));
-        held.set(Version { zone, soa, standing, seal: here.seal, journal: here.journal.clone() });
-        let (all, name) = (self.0.clone(), apex.clone());
-        let kept = tokio::task::spawn_blocking(move || all.store.confirm(&name, standing)).await;
-        if let Ok(Err(error)) = kept {
+        let Some(held) = self.0.held(apex) else { return };
+        let all = self.0.clone();
+        let write = move || {
+            let _disk = held.disk.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = held.state();
+            let Some(here) = state.here.clone().filter(|_| !state.gone) else { return Ok(()) };
+            state.here = Some(Arc::new(here.until(standing)));
+            state.error = None;
+            if !state.served {
+                all.publish(&held, &mut state, true);
+            }
+            drop(state);
+            all.store.confirm(&held.zone.load().name, standing)
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
             warn!(zone = %apex, %error, "cannot keep when the zone was confirmed");
         }
     }
 
+    fn failed(&self, apex: &Name, why: String) {
+        if let Some(held) = self.0.held(apex) {
+            held.state().error = Some(why);
+        }
+    }
+
     fn expire(&self, apex: &Name) {
-        self.0.catalog().insert(Entry::Expired(lower(apex).into()));
+        let Some(held) = self.0.held(apex) else { return };
+        let mut state = held.state();
+        if !state.gone {
+            self.0.publish(&held, &mut state, false);
+        }
     }
 }
 
-impl Zones for Shelf {
+impl<C: Connect, P: Parent> Zones for Shelf<C, P> {
     fn find(&self, apex: &Name) -> Option<Arc<dyn Served>> {
-        let version = self.0.zones.get(apex)?.here()?;
-        (unix_now() < version.standing.expires).then_some(version as Arc<dyn Served>)
+        let version = self.0.held(apex)?.here()?;
+        (unix_time::seconds() < version.standing.expires).then_some(version as Arc<dyn Served>)
     }
 
     fn transfer_rules(&self, apex: &Name) -> Arc<[Rule]> {
-        self.0.zones.get(apex).map(|held| held.transfer_to.clone()).unwrap_or_default()
+        self.0.held(apex).map(|held| held.zone.load().transfer_to.clone()).unwrap_or_default()
     }
 
     fn primaries(&self, apex: &Name) -> Option<Arc<[Rule]>> {
-        self.0.zones.get(apex).map(|held| held.primaries.clone())
+        self.0.held(apex).map(|held| held.zone.load().notices_from.clone())
     }
 
     fn notified(&self, apex: &Name, serial: Option<u32>) {
-        let here = self.0.zones.get(apex).and_then(|held| held.here());
-        // A hint alone: nobody vouches for it, so that only an equal one is believed.
-        if here.is_some_and(|here| Some(here.zone.serial()) == serial) {
-            return;
-        }
-        if let Some(refresher) = self.0.refresher.get() {
-            refresher.notified(apex.clone());
+        self.0.notified(apex, serial);
+    }
+}
+
+impl Version {
+    fn until(&self, standing: Standing) -> Self {
+        Self {
+            zone: self.zone.clone(),
+            soa: self.soa.clone(),
+            standing,
+            seal: self.seal,
+            journal: self.journal.clone(),
         }
     }
 }
@@ -313,16 +592,10 @@ impl Served for Version {
     }
 
     fn expires_in(&self) -> Option<u32> {
-        u32::try_from(self.standing.expires.saturating_sub(unix_now())).ok()
+        u32::try_from(self.standing.expires.saturating_sub(unix_time::seconds())).ok()
     }
 
     fn steps_since(&self, serial: u32) -> Option<Vec<Arc<Difference>>> {
         self.journal.since(serial)
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn unix_now() -> u64 {
-    use std::time::{SystemTime, UNIX_EPOCH};
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,8 +1,10 @@
-//! Puts the name server together: zones, sockets, transfers and what its operator sees.
+//! Puts the name server together: sockets, zones and transfers. It is a part of a program, which brings
+//! the way to primaries ([`Connect`]) and what parents say ([`Parent`]), and keeps the zones as it likes by a
+//! [`Handle`].
 
-use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
@@ -11,218 +13,210 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use sealpost_daemon::health::Health;
-use sealpost_daemon::signals::{Request, Signals};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::config::{self, Config, RateLimit};
+use crate::config::{self, Limits, RateLimit};
 use crate::cookie::{Cookies, Secret};
+use crate::desk::Desk;
 use crate::engine::Engine;
-use crate::metrics::Metrics;
+use crate::handle::Handle;
+use crate::metrics::{Metrics, Reading};
 use crate::rate_limit::{Rate, Rates};
-use crate::secondaries::{Secondaries, Shelf, unix_now};
+use crate::record::Name;
+use crate::secondaries::{Secondaries, Shelf, Zone};
 use crate::store::Store;
-use crate::stream::{self, Messages, QuicListener, StreamListener, Streams, tls_config};
-use crate::transfer::attempt::Tcp;
+use crate::stream::{self, QuicListener, StreamListener, Streams, tls_config};
+use crate::transfer::attempt::Connect;
 use crate::transfer::notifier::Notifier;
 use crate::transfer::refresh::{self, Refresher};
-use crate::transfer::serve::{Over, Reply, Server};
-use crate::transport::{Carrier, Clock, Transfer};
-use crate::udp::{self, Handed, Serving, Udp};
+use crate::transfer::serve::Server;
+use crate::transfer::tsig::Keys;
+use crate::transport::{Carrier, Clock};
+use crate::trust::Parent;
+use crate::udp::{self, Serving, Udp};
 
 /// Over how many seconds a network may save up answers.
 const BURST: u32 = 2;
 
-/// A name server whose sockets are bound.
-pub struct NameServer {
-    config: Config,
-    engine: Arc<Engine>,
-    udp: Udp,
-    tcp: Vec<StreamListener>,
-    quic: Vec<QuicListener>,
-    store: Store,
+/// What a name server is told when it is made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory where zones are kept, in `zones/`.
+    pub state: PathBuf,
+    /// Where UDP and TCP listen.
+    pub listen: Vec<SocketAddr>,
+    /// Threads that answer datagrams, for each address.
+    pub threads: NonZeroUsize,
+    /// DNS over TLS and QUIC.
+    pub tls: Option<config::Tls>,
+    /// The secrets of cookies.
+    pub cookies: config::Cookies,
+    /// Answers a second to one network.
+    pub rate_limit: RateLimit,
+    /// What zones and transfers may take.
+    pub limits: Limits,
+    /// The TSIG keys of all who sign.
+    pub keys: Keys,
 }
 
-impl NameServer {
-    /// Binds all sockets.
-    pub fn bind(config: Config) -> anyhow::Result<Self> {
-        let threads = u32::try_from(config.threads.get()).unwrap_or(u32::MAX);
-        let engine =
-            Engine::new(cookies(&config.cookies)?, Some(rates(config.rate_limit)), threads);
-        let store = Store::open(config.state.join("zones")).context("the kept zones")?;
-        let listen = |address: &SocketAddr| format!("cannot listen on {address}");
-        let udp = Udp::bind(&config.listen, config.threads)
-            .context("cannot listen for datagrams on the addresses of `listen`")?;
-        let mut tcp = Vec::new();
-        // With port 0 both get the same.
-        for address in udp.local_addrs() {
-            tcp.push(StreamListener::bind(*address).with_context(|| listen(address))?);
-        }
-        let mut quic = Vec::new();
-        if let Some(tls) = &config.tls {
-            let certificate = Arc::new(certificate(tls)?);
-            let idle = stream::Settings::default().idle;
-            for address in &tls.listen {
-                let dot = tls_config(Carrier::Tls, certificate.clone())?;
-                let dot = StreamListener::bind_tls(*address, dot);
-                tcp.push(dot.with_context(|| listen(address))?);
-                let doq = tls_config(Carrier::Quic, certificate.clone())?;
-                let doq = QuicListener::bind(*address, doq, idle);
-                quic.push(doq.with_context(|| listen(address))?);
-            }
-        }
-        Ok(Self { config, engine: Arc::new(engine), udp, tcp, quic, store })
-    }
+/// Where a name server answers.
+struct Sockets {
+    udp: Udp,
+    streams: Vec<StreamListener>,
+    quic: Vec<QuicListener>,
+}
 
-    /// Serves until it is told to stop.
-    pub async fn run(self, mut signals: Signals) -> anyhow::Result<()> {
-        let Self { config, engine, udp, tcp, quic, store } = self;
-        let addresses = udp.local_addrs().to_vec();
-        let clock = Clock::start();
+/// A name server whose sockets are bound.
+pub struct NameServer<C: Connect, P: Parent> {
+    sockets: Sockets,
+    engine: Arc<Engine>,
+    zones: Arc<Secondaries<C, P>>,
+    handle: Handle<C, P>,
+    desk: Desk<C, P>,
+    streams: Arc<Streams<Arc<Engine>, Desk<C, P>>>,
+    serving: Arc<Mutex<Option<Serving>>>,
+    clock: Clock,
+    threads: NonZeroUsize,
+    tasks: JoinSet<()>,
+}
+
+impl<C: Connect, P: Parent> NameServer<C, P> {
+    /// Binds all sockets, and enters the metrics into `registry`.
+    pub async fn bind(
+        settings: Settings,
+        connect: C,
+        parent: P,
+        registry: &Registry,
+    ) -> anyhow::Result<Self> {
+        let sockets = Sockets::bind(&settings)?;
+        let Settings { state, threads, cookies, rate_limit, limits, keys, .. } = settings;
+        let per_address = u32::try_from(threads.get()).unwrap_or(u32::MAX);
+        let engine = Engine::new(self::cookies(&cookies)?, Some(rates(rate_limit)), per_address);
+        let engine = Arc::new(engine);
+        let store = Store::open(state.join("zones")).context("the kept zones")?;
         let (notices, notifier) = Notifier::bind(None, None).await.context("sockets for NOTIFY")?;
-        let zones = Secondaries::new(engine.clone(), store, config.limits, config.zones, notices);
+        let connect = Arc::new(connect);
+        let zones =
+            Secondaries::new(connect.clone(), parent, engine.clone(), store, limits, notices);
         let zones = Arc::new(zones);
-        let loading = zones.clone();
-        let threads = config.threads.get();
-        let loaded =
-            tokio::task::spawn_blocking(move || loading.load(threads, unix_now())).await??;
-        info!(loaded, configured = zones.count(0).0, "zones that were kept are served");
-
-        let shelf = Shelf(zones.clone());
-        let settings = refresh::Settings {
-            at_once: config.limits.transfers_in,
+        let refreshing = refresh::Settings {
+            at_once: limits.transfers_in.get(),
             ..refresh::Settings::default()
         };
-        let (refresher, refreshing) =
-            Refresher::new(Arc::new(shelf.clone()), Tcp::default(), settings);
-        let desk =
-            Desk { server: Arc::new(Server::new(shelf, config.keys)), engine: engine.clone() };
-        let settings = stream::Settings {
-            transfers: config.limits.transfers_out,
-            ..stream::Settings::default()
+        let keeper = Arc::new(Shelf(zones.clone()));
+        let (refresher, refreshing) = Refresher::new(keeper, connect, refreshing);
+        zones.follow_with(refresher);
+        let server = Arc::new(Server::new(Shelf(zones.clone()), keys));
+        let desk = Desk { server: server.clone(), engine: engine.clone() };
+        let clock = Clock::start();
+        let carried =
+            stream::Settings { transfers: limits.transfers_out.get(), ..Default::default() };
+        let streams = Streams::new(&engine, desk.clone(), carried, clock);
+        let serving = Arc::<Mutex<Option<Serving>>>::default();
+        let reading = {
+            let (engine, streams) = (engine.clone(), streams.clone());
+            let (serving, zones) = (serving.clone(), zones.clone());
+            move || {
+                let serving = serving.lock().unwrap_or_else(PoisonError::into_inner);
+                let datagrams = serving.as_ref().map(Serving::counts).unwrap_or_default();
+                let [tcp, tls, quic] = streams.counts().queries;
+                let queries = [datagrams.queries, tcp, tls, quic];
+                let (answers, panics) = (engine.counts(), datagrams.panics);
+                Reading { answers, queries, panics, zones: zones.count() }
+            }
         };
-        let streams = Streams::new(&engine, desk.clone(), settings, clock);
-
-        let registry = Registry::new();
-        let metrics = Metrics::new(&registry)?;
-        let (transfers, mut handed) = mpsc::channel(udp::HANDED);
-        // Its threads begin when all else is there.
-        let serving =
-            Arc::new(Mutex::new(Some(udp.run(&Arc::new(engine.clone()), &transfers, clock)?)));
-        let counted = (engine.clone(), streams.clone(), serving.clone(), zones.clone());
-        let refresh = move || {
-            let (engine, streams, serving, zones) = &counted;
-            let lock = serving.lock().unwrap_or_else(PoisonError::into_inner);
-            let datagrams = lock.as_ref().map(Serving::counts).unwrap_or_default();
-            let [tcp, tls, quic] = streams.counts().queries;
-            let queries = [datagrams.queries, tcp, tls, quic];
-            metrics.refresh(&engine.counts(), queries, datagrams.panics);
-            let (all, served) = zones.count(unix_now());
-            metrics.zones(all, served);
-        };
-        let ready = zones.clone();
-        let readiness = move || {
-            let (all, served) = ready.count(unix_now());
-            if all > 0 && served == 0 { vec!["no zone is served".to_owned()] } else { Vec::new() }
-        };
-        let health = Health::bind(config.admin, registry, refresh, readiness).await?;
-
-        for address in &addresses {
-            info!(%address, "listening");
-        }
-        info!(address = %health.local_addr()?, "listening for health and metrics");
-        let stop = CancellationToken::new();
-        let (connections, mut tasks) = (TaskTracker::new(), JoinSet::new());
+        Metrics::register(registry, reading)?;
+        let mut tasks = JoinSet::new();
         tasks.spawn(notifier.run());
         tasks.spawn(refreshing.run());
-        zones.follow(refresher).await;
-        for listener in tcp {
+        let handle = Handle::new(zones.clone(), server);
+        Ok(Self { sockets, engine, zones, handle, desk, streams, serving, clock, threads, tasks })
+    }
+
+    /// Reads the zones that were kept, so that they are served without their primaries. `wanted` says for each
+    /// by its name whether it is still to be served and as what; the files of others are left as they are, and
+    /// [`Handle::remove`] deletes them. Returns how many there are now.
+    pub async fn load<W>(&self, wanted: W) -> anyhow::Result<usize>
+    where
+        W: Fn(&Name) -> Option<Zone<C::Peer>> + Send + Sync + 'static,
+    {
+        self.zones.load(self.threads.get(), wanted).await
+    }
+
+    /// What the server is told and asked by. It can be used before the server runs.
+    pub fn handle(&self) -> Handle<C, P> {
+        self.handle.clone()
+    }
+
+    /// The addresses where UDP and TCP are answered.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        self.sockets.udp.local_addrs()
+    }
+
+    /// Answers until `stop`, then ends what is under way. Transfers to slow clients can take long; whoever does
+    /// not wait for them drops this.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { sockets, engine, desk, streams, serving, clock, mut tasks, .. } = self;
+        let connections = TaskTracker::new();
+        for address in sockets.udp.local_addrs() {
+            info!(%address, "listening");
+        }
+        for listener in sockets.streams {
             tasks.spawn(listener.run(streams.clone(), connections.clone()));
         }
-        for listener in quic {
+        for listener in sockets.quic {
             tasks.spawn(listener.run(streams.clone(), connections.clone()));
         }
-        let of_datagrams = desk.clone();
+        let (transfers, mut handed) = mpsc::channel(udp::HANDED);
         tasks.spawn(async move {
             while let Some(handed) = handed.recv().await {
-                of_datagrams.answer(&handed);
+                desk.answer(&handed);
             }
         });
-        let stopped = stop.clone();
-        tasks.spawn(async move {
-            if let Err(error) = health.run(stopped).await {
-                warn!(%error, "health and metrics ended");
-            }
-        });
+        let threads = sockets.udp.run(&Arc::new(engine), &transfers, clock)?;
+        *serving.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
 
-        while signals.next().await == Request::Reload {
-            warn!("the configuration is read at the start only; restart to apply changes");
-        }
-        info!("stopping");
-        stop.cancel();
+        stop.cancelled().await;
         streams.shutdown();
         connections.close();
-        let serving = serving.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(serving) = serving {
+        let threads = serving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(threads) = threads {
             // Ends its threads, and waits for them.
-            tokio::task::spawn_blocking(move || serving.shutdown()).await?;
+            tokio::task::spawn_blocking(move || threads.shutdown()).await?;
         }
-        tokio::select! {
-            () = connections.wait() => {}
-            () = signals.stop() => {}
-        }
+        connections.wait().await;
         tasks.shutdown().await;
         Ok(())
     }
 }
 
-/// Answers what is not a plain query: transfers, notices, and what is signed.
-#[derive(Clone)]
-struct Desk {
-    server: Arc<Server<Shelf>>,
-    engine: Arc<Engine>,
-}
-
-impl Desk {
-    fn handle(&self, query: &[u8], client: SocketAddr, over: Over) -> Reply {
-        let plain = |query: &[u8], out: &mut Vec<u8>| self.engine.answer_stream(query, out);
-        self.server.handle(query, client.ip(), over, unix_now(), plain)
-    }
-
-    fn answer(&self, handed: &Handed) {
-        if let Reply::One(message) =
-            self.handle(&handed.query, handed.reply.client(), Over::Datagram)
-        {
-            // Who gets none asks again.
-            let _ = handed.reply.send(&message);
+impl Sockets {
+    fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        let udp = Udp::bind(&settings.listen, settings.threads)
+            .context("cannot listen for datagrams on the addresses of `listen`")?;
+        let listen = |address: &SocketAddr| format!("cannot listen on {address}");
+        let mut bound = Self { udp, streams: Vec::new(), quic: Vec::new() };
+        // With port 0 both get the same.
+        for address in bound.udp.local_addrs() {
+            let tcp = StreamListener::bind(*address).with_context(|| listen(address))?;
+            bound.streams.push(tcp);
         }
-    }
-}
-
-impl Transfer for Desk {
-    async fn serve(
-        &self,
-        query: &[u8],
-        client: SocketAddr,
-        _: Carrier,
-        to: &mut Messages<'_>,
-    ) -> io::Result<()> {
-        match self.handle(query, client, Over::Stream) {
-            Reply::Nothing => Ok(()),
-            Reply::One(message) => to.send(&message).await,
-            Reply::Transfer(mut transfer) => {
-                while let Some(message) = transfer.next(unix_now()) {
-                    to.send(&message.map_err(io::Error::other)?).await?;
-                    // A fast reader must not keep the thread for a whole zone.
-                    tokio::task::yield_now().await;
-                }
-                Ok(())
-            }
+        let Some(tls) = &settings.tls else { return Ok(bound) };
+        let certificate = Arc::new(certificate(tls)?);
+        let idle = stream::Settings::default().idle;
+        for address in &tls.listen {
+            let dot = tls_config(Carrier::Tls, certificate.clone())?;
+            let dot = StreamListener::bind_tls(*address, dot);
+            bound.streams.push(dot.with_context(|| listen(address))?);
+            let doq = tls_config(Carrier::Quic, certificate.clone())?;
+            let doq = QuicListener::bind(*address, doq, idle);
+            bound.quic.push(doq.with_context(|| listen(address))?);
         }
+        Ok(bound)
     }
 }
 

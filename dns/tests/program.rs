@@ -87,6 +87,13 @@ impl Ours {
         self.child = Some(child);
     }
 
+    /// Has it read its file again, which has this content now.
+    fn reload(&self, config: &str) {
+        fs::write(self.directory.path().join("dns.toml"), config).unwrap();
+        let child = self.child.as_ref().unwrap();
+        let _ = Command::new("kill").args(["-HUP", &child.id().to_string()]).status();
+    }
+
     /// Ends it, as systemd does.
     fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
@@ -224,6 +231,40 @@ async fn what_is_not_signed_by_the_owner_is_not_served() {
     ours.stop();
 }
 
+#[tokio::test]
+async fn a_reload_adds_and_removes_zones_and_a_bad_file_changes_nothing() {
+    let (program, port) = (Program::Nsd, free_port());
+    let role = Role::Primary { text: text(1), other: port };
+    let Some(primary) = program.start(&role) else { return };
+    let mut ours = Ours::new(program, port, primary.address, free_port(), "\"unsigned\"");
+    has(program, ours.address, 1, || ours.log()).await;
+    let config = fs::read_to_string(ours.directory.path().join("dns.toml")).unwrap();
+    let file = ours.directory.path().join(format!("zones/{ZONE}.zone"));
+    let said = async |ours: &Ours, what: &str| {
+        let began = Instant::now();
+        while !ours.log().contains(what) {
+            assert!(began.elapsed() < PATIENCE, "not {what:?}\n{}", ours.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+
+    ours.reload(&config.replace("[[zone]]", "[[zoen]]"));
+    said(&ours, "reload refused").await;
+    assert_eq!(serial(program, ours.address, false).await, Some(1));
+
+    let (without, _) = config.split_once("[[zone]]").unwrap();
+    ours.reload(&without.replace("threads = 1", "threads = 2"));
+    said(&ours, "added=0 removed=1").await;
+    said(&ours, "the rest needs a restart").await;
+    assert_eq!(serial(program, ours.address, false).await, None);
+    assert!(!file.exists());
+
+    ours.reload(&config);
+    has(program, ours.address, 1, || ours.log()).await;
+    assert!(file.exists());
+    ours.stop();
+}
+
 #[test]
 fn a_bad_file_is_refused_with_its_line_and_the_cause() {
     let directory = tempfile::tempdir().unwrap();
@@ -248,6 +289,7 @@ fn a_bad_file_is_refused_with_its_line_and_the_cause() {
         (&format!("{zone}transfer_to = [{{ key = \"no\" }}]\n"), "there is no key"),
         (&format!("{zone}{zone}"), "already"),
         ("zoens = 1\n", "zoens"),
+        ("[limits]\ntransfers_in = 0\n", "nonzero"),
     ] {
         let (code, error) = check(bad);
         assert_eq!(code, Some(78), "{bad}\n{error}");

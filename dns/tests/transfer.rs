@@ -126,7 +126,7 @@ impl Served for Version {
 /// What holds the zone here.
 struct Shelf {
     version: Mutex<Option<Arc<Version>>>,
-    refresher: Mutex<Option<refresh::Handle>>,
+    refresher: Mutex<Option<refresh::Handle<SocketAddr>>>,
     asked: Mutex<Vec<Kind>>,
     store: Store,
     _directory: TempDir,
@@ -178,6 +178,9 @@ impl Keeper for Shelf {
     }
     async fn confirm(&self, apex: &Name, at: Standing) {
         self.store.confirm(apex, at).unwrap();
+    }
+    fn failed(&self, apex: &Name, why: String) {
+        eprintln!("{apex}: {why}");
     }
     fn expire(&self, _: &Name) {
         panic!("nothing expires here");
@@ -339,7 +342,7 @@ async fn follow(program: Program) {
         },
     )
     .await;
-    let primary = Primary { address: server.address, key: Some(Arc::new(key(program))) };
+    let primary = Primary { peer: server.address, key: Some(Arc::new(key(program))) };
     let limits = Limits::default();
     let secondary = Secondary { apex: name(ZONE), primaries: vec![primary], limits };
     handle.add(secondary, None).await;

@@ -4,7 +4,9 @@
 //! What carries the questions and what keeps the zones is given by others ([`Connect`], [`Keeper`]);
 //! when to ask is the [`Refresher`](super::refresh::Refresher)'s.
 
+use std::fmt::{Debug, Display};
 use std::future::Future;
+use std::hash::Hash;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,22 +26,22 @@ use super::timers::{Standing, Timers};
 use super::tsig::TsigKey;
 use crate::record::{Name, Record};
 
-/// Where a zone is to be had.
-#[derive(Debug, Clone)]
-pub struct Primary {
-    /// Address and port.
-    pub address: SocketAddr,
+/// Where a zone is to be had: from `P`, which [`Connect`] knows the way to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Primary<P> {
+    /// The server.
+    pub peer: P,
     /// Signs the questions.
     pub key: Option<Arc<TsigKey>>,
 }
 
 /// A zone that comes from elsewhere.
 #[derive(Debug, Clone)]
-pub struct Secondary {
+pub struct Secondary<P> {
     /// Its name.
     pub apex: Name,
     /// Where it is to be had, the preferred one first.
-    pub primaries: Vec<Primary>,
+    pub primaries: Vec<Primary<P>>,
     /// How much may come.
     pub limits: Limits,
 }
@@ -60,6 +62,8 @@ pub trait Keeper: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), String>> + Send;
     /// The primary has the version that is here.
     fn confirm(&self, apex: &Name, standing: Standing) -> impl Future<Output = ()> + Send;
+    /// A primary was of no use, for this reason. Others may be asked next.
+    fn failed(&self, apex: &Name, why: String);
     /// The zone may not be served any more.
     fn expire(&self, apex: &Name);
 }
@@ -69,8 +73,19 @@ pub trait Keeper: Send + Sync + 'static {
 pub trait Connect: Send + Sync + 'static {
     /// What carries the bytes.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
+    /// What a primary is known by, for the log too.
+    type Peer: Clone + Eq + Hash + Debug + Display + Send + Sync + 'static;
     /// A new one.
-    fn connect(&self, to: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn connect(&self, to: &Self::Peer) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl<C: Connect> Connect for Arc<C> {
+    type Stream = C::Stream;
+    type Peer = C::Peer;
+
+    fn connect(&self, to: &C::Peer) -> impl Future<Output = io::Result<C::Stream>> + Send {
+        (**self).connect(to)
+    }
 }
 
 /// By TCP.
@@ -82,13 +97,14 @@ pub struct Tcp {
 
 impl Connect for Tcp {
     type Stream = TcpStream;
+    type Peer = SocketAddr;
 
-    async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect(&self, to: &SocketAddr) -> io::Result<TcpStream> {
         let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         if let Some(from) = self.from.filter(|from| from.is_ipv4() == to.is_ipv4()) {
             socket.bind(SocketAddr::new(from, 0))?;
         }
-        let stream = socket.connect(to).await?;
+        let stream = socket.connect(*to).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -129,7 +145,7 @@ pub(super) async fn refresh<K: Keeper, C: Connect>(
     keeper: Arc<K>,
     connect: Arc<C>,
     settings: Settings,
-    zone: Arc<Secondary>,
+    zone: Arc<Secondary<C::Peer>>,
     timers: Timers,
 ) -> Outcome {
     for primary in &zone.primaries {
@@ -139,12 +155,13 @@ pub(super) async fn refresh<K: Keeper, C: Connect>(
             limits: zone.limits,
             pace: settings.pace,
         };
-        let to = primary.address;
+        let to = &primary.peer;
         let refresh = One { keeper: &*keeper, connect: &*connect, settings, ask, to };
         match refresh.run(timers.clone()).await {
             Ok(outcome) => return outcome,
             Err(error) => {
                 debug!(zone = %zone.apex, primary = %to, %error, "refresh failed");
+                keeper.failed(&zone.apex, format!("{to}: {error}"));
             }
         }
     }
@@ -152,12 +169,12 @@ pub(super) async fn refresh<K: Keeper, C: Connect>(
 }
 
 /// A refresh from one primary.
-struct One<'a, K, C> {
+struct One<'a, K, C: Connect> {
     keeper: &'a K,
     connect: &'a C,
     settings: Settings,
     ask: Ask,
-    to: SocketAddr,
+    to: &'a C::Peer,
 }
 
 impl<K: Keeper, C: Connect> One<'_, K, C> {

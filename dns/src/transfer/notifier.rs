@@ -36,6 +36,15 @@ const BURST_EVERY: Duration = Duration::from_millis(20);
 /// The longest answer that is read: a header, a question and a signature.
 const MAX_REPLY: usize = 1024;
 
+/// One who is told of changes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipient {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Signs what is said to it.
+    pub key: Option<Arc<TsigKey>>,
+}
+
 /// That a zone changed, for one secondary.
 #[derive(Debug, Clone)]
 pub struct Outgoing {

@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,7 +37,7 @@ pub struct Settings {
     pub connect: Duration,
     /// Zones that are refreshed at the same time.
     pub at_once: usize,
-    /// Of these, from one address.
+    /// Of these, from one primary.
     pub at_once_of_primary: usize,
 }
 
@@ -54,20 +53,20 @@ impl Default for Settings {
     }
 }
 
-enum Command {
-    Add(Box<Secondary>, Option<(Record, Standing)>),
+enum Command<P> {
+    Add(Box<Secondary<P>>, Option<(Record, Standing)>),
     Remove(Name),
     Notified(Name),
 }
 
 /// Tells the task what to do.
 #[derive(Clone)]
-pub struct Handle(mpsc::Sender<Command>);
+pub struct Handle<P>(mpsc::Sender<Command<P>>);
 
-impl Handle {
+impl<P> Handle<P> {
     /// A zone is to be had from elsewhere from now on, or from other primaries than before.
     /// `kept` is its SOA record and standing, when it was kept on disk.
-    pub async fn add(&self, zone: Secondary, kept: Option<(Record, Standing)>) {
+    pub async fn add(&self, zone: Secondary<P>, kept: Option<(Record, Standing)>) {
         // The task ends only with the process.
         let _ = self.0.send(Command::Add(Box::new(zone), kept)).await;
     }
@@ -87,29 +86,31 @@ impl Handle {
 }
 
 /// The task. Ends when all handles are gone.
-pub struct Refresher<K, C> {
+pub struct Refresher<K, C: Connect> {
     keeper: Arc<K>,
     connect: Arc<C>,
     settings: Settings,
-    commands: mpsc::Receiver<Command>,
-    zones: HashMap<Name, Zone>,
+    commands: mpsc::Receiver<Command<C::Peer>>,
+    zones: HashMap<Name, Zone<C::Peer>>,
     /// Times in Unix milliseconds, each with the generation of its zone's state. An entry of an
     /// older generation is void.
     queue: BinaryHeap<Reverse<(u64, u64, Name)>>,
     /// Zones whose time has come.
     ready: VecDeque<Name>,
     /// Those of them that wait for a place at their primary.
-    waiting: HashMap<IpAddr, VecDeque<Name>>,
+    waiting: HashMap<C::Peer, VecDeque<Name>>,
     running: JoinSet<Outcome>,
-    jobs: HashMap<Id, Job>,
+    jobs: HashMap<Id, Job<C::Peer>>,
     /// When zones expire, in Unix seconds: the one entry of a zone that counts is `Zone::watched`.
     expiries: BinaryHeap<Reverse<(u64, Name)>>,
-    of_primary: HashMap<IpAddr, usize>,
+    of_primary: HashMap<C::Peer, usize>,
+    /// Places at primaries that became free, one entry each.
+    freed: VecDeque<C::Peer>,
     next_generation: u64,
 }
 
-struct Zone {
-    secondary: Arc<Secondary>,
+struct Zone<P> {
+    secondary: Arc<Secondary<P>>,
     timers: Timers,
     generation: u64,
     stage: Stage,
@@ -125,9 +126,9 @@ struct Zone {
 }
 
 /// A refresh under way.
-struct Job {
+struct Job<P> {
     apex: Name,
-    address: IpAddr,
+    peer: P,
     generation: u64,
 }
 
@@ -140,7 +141,7 @@ enum Stage {
 
 impl<K: Keeper, C: Connect> Refresher<K, C> {
     /// A task and what tells it what to do.
-    pub fn new(keeper: Arc<K>, connect: C, settings: Settings) -> (Handle, Self) {
+    pub fn new(keeper: Arc<K>, connect: C, settings: Settings) -> (Handle<C::Peer>, Self) {
         let (sender, commands) = mpsc::channel(MAX_COMMANDS);
         let task = Self {
             keeper,
@@ -155,6 +156,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
             jobs: HashMap::new(),
             expiries: BinaryHeap::new(),
             of_primary: HashMap::new(),
+            freed: VecDeque::new(),
             next_generation: 0,
         };
         (Handle(sender), task)
@@ -185,7 +187,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
         due.map_or(LONGEST_SLEEP, Duration::from_millis).min(LONGEST_SLEEP)
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: Command<C::Peer>) {
         let now = unix_millis();
         match command {
             Command::Add(secondary, kept) => self.add(*secondary, kept, now),
@@ -208,7 +210,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
         }
     }
 
-    fn add(&mut self, secondary: Secondary, kept: Option<(Record, Standing)>, now: u64) {
+    fn add(&mut self, secondary: Secondary<C::Peer>, kept: Option<(Record, Standing)>, now: u64) {
         let bounds = self.settings.bounds;
         let apex = secondary.apex.clone();
         if let Some(zone) = self.zones.get_mut(&apex) {
@@ -313,9 +315,29 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
         }
     }
 
+    /// Who is next. Those that wait for a place at a primary go first, and one who is gone meanwhile
+    /// gives its turn to the one behind it.
+    fn next_ready(&mut self) -> Option<Name> {
+        while let Some(peer) = self.freed.pop_front() {
+            while let Some(apex) = self.waiting.get_mut(&peer).and_then(VecDeque::pop_front) {
+                let Some(zone) = self.zones.get(&apex) else { continue };
+                if zone.stage != Stage::Ready {
+                    continue;
+                }
+                if zone.secondary.primaries.first().is_some_and(|first| first.peer == peer) {
+                    return Some(apex);
+                }
+                // It has other primaries by now.
+                self.ready.push_back(apex);
+            }
+            self.waiting.remove(&peer);
+        }
+        self.ready.pop_front()
+    }
+
     fn start_ready(&mut self) {
         while self.running.len() < self.settings.at_once {
-            let Some(apex) = self.ready.pop_front() else { return };
+            let Some(apex) = self.next_ready() else { return };
             let Some(zone) = self.zones.get_mut(&apex) else { continue };
             if zone.stage != Stage::Ready {
                 continue;
@@ -325,10 +347,10 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
                 zone.stage = Stage::Queued;
                 continue;
             };
-            let address = primary.address.ip();
-            let taken = self.of_primary.entry(address).or_insert(0);
+            let peer = primary.peer.clone();
+            let taken = self.of_primary.entry(peer.clone()).or_insert(0);
             if *taken >= self.settings.at_once_of_primary {
-                self.waiting.entry(address).or_default().push_back(apex);
+                self.waiting.entry(peer).or_default().push_back(apex);
                 continue;
             }
             *taken += 1;
@@ -344,7 +366,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
             );
             let abort = self.running.spawn(job);
             let generation = zone.generation;
-            self.jobs.insert(abort.id(), Job { apex, address, generation });
+            self.jobs.insert(abort.id(), Job { apex, peer, generation });
             zone.abort = Some(abort);
         }
     }
@@ -358,8 +380,8 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
                 (error.id(), Outcome::Failed)
             }
         };
-        let Some(Job { apex, address, generation }) = self.jobs.remove(&id) else { return };
-        self.leave(address);
+        let Some(Job { apex, peer, generation }) = self.jobs.remove(&id) else { return };
+        self.leave(peer);
         // A zone that was removed and added again is not the one that was asked for.
         let Some(zone) = self.zones.get_mut(&apex).filter(|zone| zone.generation == generation)
         else {
@@ -383,19 +405,16 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
         self.watch(&apex);
     }
 
-    /// A place at a primary is free: the first that waits for it is next of all.
-    fn leave(&mut self, address: IpAddr) {
-        if let Some(taken) = self.of_primary.get_mut(&address) {
+    /// A place at a primary is free.
+    fn leave(&mut self, peer: C::Peer) {
+        if let Some(taken) = self.of_primary.get_mut(&peer) {
             *taken -= 1;
             if *taken == 0 {
-                self.of_primary.remove(&address);
+                self.of_primary.remove(&peer);
             }
         }
-        if let Some(waiting) = self.waiting.get_mut(&address) {
-            self.ready.extend(waiting.pop_front());
-            if waiting.is_empty() {
-                self.waiting.remove(&address);
-            }
+        if self.waiting.contains_key(&peer) {
+            self.freed.push_back(peer);
         }
     }
 }
@@ -472,6 +491,7 @@ mod tests {
         async fn confirm(&self, apex: &Name, _: Standing) {
             self.tell(format!("confirmed {apex}"));
         }
+        fn failed(&self, _: &Name, _: String) {}
         fn expire(&self, apex: &Name) {
             self.tell(format!("expired {apex}"));
         }
@@ -525,8 +545,9 @@ mod tests {
 
     impl Connect for Fake {
         type Stream = DuplexStream;
+        type Peer = SocketAddr;
 
-        async fn connect(&self, _: SocketAddr) -> io::Result<DuplexStream> {
+        async fn connect(&self, _: &SocketAddr) -> io::Result<DuplexStream> {
             let (near, mut far) = tokio::io::duplex(4096);
             let primary = self.clone();
             tokio::spawn(async move {
@@ -557,12 +578,12 @@ mod tests {
         }
     }
 
-    fn secondary(apex: &str) -> Secondary {
-        let primary = Primary { address: "[::1]:53".parse().unwrap(), key: None };
+    fn secondary(apex: &str) -> Secondary<SocketAddr> {
+        let primary = Primary { peer: "[::1]:53".parse().unwrap(), key: None };
         Secondary { apex: name(apex), primaries: vec![primary], limits: Limits::default() }
     }
 
-    fn start(shelf: &Arc<Shelf>, primary: &Fake) -> Handle {
+    fn start(shelf: &Arc<Shelf>, primary: &Fake) -> Handle<SocketAddr> {
         let settings = Settings::default();
         let (handle, task) = Refresher::new(shelf.clone(), primary.clone(), settings);
         tokio::spawn(task.run());
@@ -673,6 +694,21 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(primary.0.open.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn zones_that_go_while_they_wait_hold_up_nobody() {
+        let (shelf, primary) = (Arc::new(Shelf::default()), Fake::default());
+        *primary.0.zone.lock().unwrap() = zone(1, 50);
+        let handle = start(&shelf, &primary);
+        for number in 0..40 {
+            handle.add(secondary(&format!("z{number}.example")), None).await;
+        }
+        handle.add(secondary("example.org"), None).await;
+        for number in 0..40 {
+            handle.remove(name(&format!("z{number}.example"))).await;
+        }
+        shelf.wait_for("example.org 1 102").await;
     }
 
     #[tokio::test]

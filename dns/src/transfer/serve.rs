@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use domain::base::Message;
 use domain::base::iana::{Opcode, Rcode, Rtype};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -77,7 +78,7 @@ pub enum Reply {
 /// The server's side of transfers.
 pub struct Server<Z> {
     zones: Z,
-    keys: Keys,
+    keys: ArcSwap<Keys>,
     slots: Arc<Slots>,
 }
 
@@ -103,7 +104,12 @@ pub enum SendError {
 impl<Z: Zones> Server<Z> {
     /// A server of these zones, with the keys of all who sign.
     pub fn new(zones: Z, keys: Keys) -> Self {
-        Self { zones, keys, slots: Arc::default() }
+        Self { zones, keys: ArcSwap::from_pointee(keys), slots: Arc::default() }
+    }
+
+    /// Knows these keys from now on, and no others.
+    pub fn set_keys(&self, keys: Keys) {
+        self.keys.store(Arc::new(keys));
     }
 
     /// The zones.
@@ -126,10 +132,11 @@ impl<Z: Zones> Server<Z> {
             Ok(message) if !message.header().qr() => message.header().opcode(),
             _ => return Reply::Nothing,
         };
-        let opened = match tsig::open_request(query, &self.keys, now) {
+        let keys = self.keys.load();
+        let opened = match tsig::open_request(query, &keys, now) {
             Ok(opened) => opened,
             Err(fault) => {
-                let reply = tsig::fault_reply(query, &fault, &self.keys, now);
+                let reply = tsig::fault_reply(query, &fault, &keys, now);
                 return one(reply.or_else(|| query::error_reply(query, Rcode::FORMERR)));
             }
         };

@@ -236,6 +236,14 @@ impl TsigKey {
     }
 }
 
+impl PartialEq for TsigKey {
+    /// Whether both sign alike.
+    fn eq(&self, other: &Self) -> bool {
+        let alike = || self.mac(&[]) == other.mac(&[]);
+        self.name == other.name && self.algorithm == other.algorithm && alike()
+    }
+}
+
 impl fmt::Debug for TsigKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TsigKey")

@@ -1,0 +1,136 @@
+//! What a running name server is told and asked, by the program around it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::rdata::Ds;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::record::{Name, Record};
+use crate::secondaries::{Count, Secondaries, Shelf, Status, Zone};
+use crate::store::StoreError;
+use crate::transfer::attempt::Connect;
+use crate::transfer::frame::Pace;
+use crate::transfer::inbound::Received;
+use crate::transfer::pull::{Ask, PullError, Pulled, pull};
+use crate::transfer::serve::Server;
+use crate::transfer::tsig::Keys;
+use crate::trust::{Candidate, NotAdmitted, Parent, Trust, admit};
+use crate::unix_time;
+
+/// Zones that are fetched once at the same time; others wait.
+const FETCHES: usize = 4;
+/// How long a connection for that may take to come up.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A running name server. Copies mean the same one.
+pub struct Handle<C: Connect, P> {
+    zones: Arc<Secondaries<C, P>>,
+    server: Arc<Server<Shelf<C, P>>>,
+    fetches: Arc<Semaphore>,
+}
+
+impl<C: Connect, P> Clone for Handle<C, P> {
+    fn clone(&self) -> Self {
+        let Self { zones, server, fetches } = self;
+        Self { zones: zones.clone(), server: server.clone(), fetches: fetches.clone() }
+    }
+}
+
+/// Why a zone cannot be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The way there.
+    #[error("cannot connect: {0}")]
+    Connect(#[source] std::io::Error),
+    /// It is no way.
+    #[error("cannot connect within {CONNECT:?}")]
+    Late,
+    /// The transfer.
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// It brought something else than a zone.
+    #[error("it brought no whole zone")]
+    NoZone,
+    /// What came.
+    #[error("its zone is refused: {0}")]
+    NotAdmitted(#[from] NotAdmitted),
+}
+
+impl<C: Connect, P: Parent> Handle<C, P> {
+    pub(crate) fn new(zones: Arc<Secondaries<C, P>>, server: Arc<Server<Shelf<C, P>>>) -> Self {
+        Self { zones, server, fetches: Arc::new(Semaphore::new(FETCHES)) }
+    }
+
+    /// Has a zone from its primaries from now on, and serves it as soon as it came. One of its name that is
+    /// there already is changed and asked for at once; its version stays. The same one again changes nothing.
+    pub async fn add(&self, zone: Zone<C::Peer>) {
+        self.zones.add(zone).await;
+    }
+
+    /// Serves a zone no longer, and forgets what is kept of it. The zone is gone even if its file is not.
+    pub async fn remove(&self, apex: &Name) -> Result<(), StoreError> {
+        self.zones.remove(apex).await
+    }
+
+    /// One who may know says that a zone changed, and to which serial. Never waits.
+    pub fn notified(&self, apex: &Name, serial: Option<u32>) {
+        self.zones.notified(apex, serial);
+    }
+
+    /// Answers the octets of a NOTIFY that came from `peer` by another way than the sockets of the name
+    /// server. It is believed if the peer is one of the zone's primaries, and answered with NOTAUTH for a zone
+    /// that is not here, REFUSED for one that comes from others. Nothing is answered to what is no query.
+    pub fn notify_from(&self, peer: &C::Peer, message: &[u8]) -> Option<Vec<u8>> {
+        self.zones.notify_from(peer, message)
+    }
+
+    /// How many zones there are. Costs the same however many.
+    pub fn count(&self) -> Count {
+        self.zones.count()
+    }
+
+    /// How one zone is; `None` for one that was not added.
+    pub fn status(&self, apex: &Name) -> Option<Status> {
+        self.zones.status(apex)
+    }
+
+    /// How all zones are, in no order.
+    pub fn list(&self) -> Vec<Status> {
+        self.zones.list()
+    }
+
+    /// Knows these TSIG keys from now on, and no others.
+    pub fn set_keys(&self, keys: Keys) {
+        self.server.set_keys(keys);
+    }
+
+    /// Transfers a zone once and admits it by these DS records. Nothing of it is kept or served. Takes as
+    /// long as a transfer may.
+    pub async fn fetch(
+        &self,
+        apex: &Name,
+        peer: &C::Peer,
+        ds: Vec<Ds<Bytes>>,
+    ) -> Result<Vec<Record>, FetchError> {
+        // It is never closed.
+        let _place = self.fetches.acquire().await;
+        let connected = timeout(CONNECT, self.zones.connect.connect(peer)).await;
+        let mut stream = connected.map_err(|_| FetchError::Late)?.map_err(FetchError::Connect)?;
+        let (limits, pace) = (self.zones.inbound(), Pace::default());
+        let ask = Ask { apex: apex.clone(), key: None, limits, pace };
+        let Pulled { received, .. } = pull(&mut stream, &ask, None).await?;
+        let Received::Zone(records) = received else { return Err(FetchError::NoZone) };
+        let candidate = Arc::new(Candidate {
+            apex: apex.clone(),
+            records,
+            here: None,
+            limits: self.zones.admission(),
+            now: unix_time::seconds(),
+        });
+        admit(&candidate, Trust::Ds(ds), &self.zones.parent).await?;
+        Ok(Arc::try_unwrap(candidate).map_or_else(|it| it.records.clone(), |it| it.records))
+    }
+}

@@ -1,0 +1,327 @@
+//! The name server as a part of another program: zones come and go while it runs, from primaries that are
+//! reached by no socket.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use domain::base::iana::{Class, Rcode};
+use domain::base::name::FlattenInto;
+use domain::base::{Message, MessageBuilder, ParsedName, Rtype};
+use domain::rdata::{Soa, ZoneRecordData};
+use domain::zonefile::inplace::{Entry, Zonefile};
+use prometheus::{Registry, TextEncoder};
+use sealpost_dns::config::{Cookies, Limits, RateLimit};
+use sealpost_dns::handle::Handle;
+use sealpost_dns::record::{Name, Record};
+use sealpost_dns::secondaries::Zone;
+use sealpost_dns::server::{NameServer, Settings};
+use sealpost_dns::transfer::access::Rule;
+use sealpost_dns::transfer::attempt::{Connect, Primary};
+use sealpost_dns::transfer::difference::Difference;
+use sealpost_dns::transfer::frame::Pace;
+use sealpost_dns::transfer::notify;
+use sealpost_dns::transfer::serve::{Served, Server, Zones, serve};
+use sealpost_dns::transfer::tsig::Keys;
+use sealpost_dns::trust::{Delegation, Parent, Trust};
+use tokio::io::DuplexStream;
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn parse(text: &str) -> Vec<Record> {
+    let mut file = Zonefile::from(text);
+    let mut out: Vec<Record> = Vec::new();
+    while let Some(Entry::Record(record)) = file.next_entry().unwrap() {
+        out.push(record.flatten_into());
+    }
+    out
+}
+
+fn plain(apex: &str, serial: u32) -> Vec<Record> {
+    parse(&format!(
+        "{apex}. 3600 IN SOA ns.{apex}. host.{apex}. {serial} 14400 3600 1814400 300\n\
+         {apex}. 3600 IN NS ns.{apex}.\nns.{apex}. 60 IN A 192.0.2.1\n"
+    ))
+}
+
+/// The zones of boxes, which have numbers.
+type Homes = HashMap<(u32, Name), Vec<Record>>;
+
+/// All boxes.
+#[derive(Clone, Default)]
+struct Boxes(Arc<Mutex<Homes>>);
+
+impl Boxes {
+    fn put(&self, at: u32, zone: Vec<Record>) {
+        let name = zone[0].owner().clone();
+        self.0.lock().unwrap().insert((at, name), zone);
+    }
+}
+
+/// One box.
+struct Home(Boxes, u32);
+
+struct Version(Vec<Record>);
+
+impl Served for Version {
+    fn soa(&self) -> Record {
+        self.0[0].clone()
+    }
+    fn records(&self) -> Vec<Record> {
+        self.0.clone()
+    }
+    fn expires_in(&self) -> Option<u32> {
+        None
+    }
+    fn steps_since(&self, _: u32) -> Option<Vec<Arc<Difference>>> {
+        None
+    }
+}
+
+impl Zones for Home {
+    fn find(&self, apex: &Name) -> Option<Arc<dyn Served>> {
+        let zones = self.0.0.lock().unwrap();
+        let zone = zones.get(&(self.1, apex.clone()))?;
+        Some(Arc::new(Version(zone.clone())))
+    }
+    fn transfer_rules(&self, _: &Name) -> Arc<[Rule]> {
+        Arc::new([Rule::From("::/0".parse().unwrap())])
+    }
+    fn primaries(&self, _: &Name) -> Option<Arc<[Rule]>> {
+        None
+    }
+    fn notified(&self, _: &Name, _: Option<u32>) {}
+}
+
+impl Connect for Boxes {
+    type Stream = DuplexStream;
+    type Peer = u32;
+
+    async fn connect(&self, to: &u32) -> io::Result<DuplexStream> {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let (boxes, to) = (self.clone(), *to);
+        if !boxes.0.lock().unwrap().keys().any(|(at, _)| *at == to) {
+            return Err(io::Error::other("the box is away"));
+        }
+        tokio::spawn(async move {
+            let server = Server::new(Home(boxes, to), Keys::default());
+            let soa = |query: &[u8], out: &mut Vec<u8>| {
+                let message = Message::from_slice(query).unwrap();
+                let apex: Name = message.sole_question().unwrap().qname().flatten_into();
+                let mut reply = MessageBuilder::new_vec().start_answer(message, Rcode::NOERROR);
+                if let Some(version) = server.zones().find(&apex) {
+                    reply.as_mut().unwrap().push(version.soa()).unwrap();
+                }
+                *out = reply.unwrap().finish();
+            };
+            let _ =
+                serve(&mut far, &server, Ipv6Addr::LOCALHOST.into(), Pace::default(), soa).await;
+        });
+        Ok(near)
+    }
+}
+
+/// What the parent says of every zone.
+struct Says(Delegation);
+
+impl Parent for Says {
+    async fn delegation(&self, _: &Name) -> Result<Delegation, String> {
+        Ok(self.0.clone())
+    }
+}
+
+fn zone(apex: &str, from: u32) -> Zone<u32> {
+    Zone {
+        name: name(apex),
+        primaries: vec![Primary { peer: from, key: None }],
+        notices_from: Arc::default(),
+        trust: Trust::Unsigned,
+        transfer_to: Arc::default(),
+        notify: Vec::new(),
+    }
+}
+
+/// A name server that runs, in this process.
+struct Ours {
+    handle: Handle<Boxes, Says>,
+    address: SocketAddr,
+    registry: Registry,
+    loaded: usize,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Ours {
+    async fn start(state: &Path, boxes: &Boxes, wanted: &[&'static str]) -> Self {
+        let settings = Settings {
+            state: state.to_owned(),
+            listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            threads: NonZeroUsize::MIN,
+            tls: None,
+            cookies: Cookies::default(),
+            rate_limit: RateLimit::default(),
+            limits: Limits::default(),
+            keys: Keys::default(),
+        };
+        let registry = Registry::new();
+        let parent = Says(Delegation::Insecure);
+        let server = NameServer::bind(settings, boxes.clone(), parent, &registry).await.unwrap();
+        let wanted: Vec<_> = wanted.iter().map(|apex| zone(apex, 1)).collect();
+        let find = move |apex: &Name| wanted.iter().find(|zone| zone.name == *apex).cloned();
+        let loaded = server.load(find).await.unwrap();
+        let (handle, address) = (server.handle(), server.local_addrs()[0]);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(server.run(stop.clone()));
+        Self { handle, address, registry, loaded, stop, running }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+
+    /// The serial that is answered, or the error.
+    async fn serial(&self, apex: &str) -> Result<u32, Rcode> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut query = MessageBuilder::new_vec().question();
+        query.push((name(apex), Rtype::SOA)).unwrap();
+        socket.send_to(&query.finish(), self.address).await.unwrap();
+        let mut buffer = [0; 1500];
+        let received = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await;
+        let message = Message::from_slice(&buffer[..received.unwrap().unwrap()]).unwrap();
+        if message.header().rcode() != Rcode::NOERROR {
+            return Err(message.header().rcode());
+        }
+        let answer = message.answer().unwrap().limit_to_in::<Soa<ParsedName<_>>>().next();
+        Ok(answer.unwrap().unwrap().data().serial().into_int())
+    }
+
+    async fn until(&self, apex: &str, wanted: Result<u32, Rcode>) {
+        let look = async {
+            while self.serial(apex).await != wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, look).await.is_err() {
+            panic!("{apex} is not {wanted:?}: {:?}", self.handle.status(&name(apex)));
+        }
+    }
+
+    fn served(&self) -> String {
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("sealpost_dns_zones"));
+        lines.collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[tokio::test]
+async fn zones_come_follow_notices_go_and_are_kept() {
+    let (state, boxes) = (tempfile::tempdir().unwrap(), Boxes::default());
+    let ours = Ours::start(state.path(), &boxes, &[]).await;
+    boxes.put(1, plain("a.example", 1));
+    boxes.put(1, plain("b.example", 1));
+    assert_eq!(ours.serial("a.example").await, Err(Rcode::REFUSED));
+    ours.handle.add(zone("a.example", 1)).await;
+    ours.handle.add(zone("B.example", 1)).await;
+    // Its box is away.
+    ours.handle.add(zone("c.example", 2)).await;
+    ours.until("a.example", Ok(1)).await;
+    ours.until("b.example", Ok(1)).await;
+    assert_eq!(ours.serial("c.example").await, Err(Rcode::SERVFAIL));
+    let metrics = ours.served();
+    assert!(metrics.contains("{state=\"missing\"} 1") && metrics.contains("{state=\"served\"} 2"));
+
+    // Whose zone it is may say that it changed.
+    boxes.put(1, plain("a.example", 2));
+    let soa = plain("a.example", 2).remove(0);
+    let notice = notify::make(7, &name("a.example"), Some(&soa));
+    let rcode = |reply: Option<Vec<u8>>| {
+        let reply = reply.unwrap();
+        let message = Message::from_slice(&reply).unwrap();
+        assert_eq!((message.header().id(), message.header().qr()), (7, true));
+        message.header().rcode()
+    };
+    assert_eq!(rcode(ours.handle.notify_from(&2, &notice)), Rcode::REFUSED);
+    assert_eq!(rcode(ours.handle.notify_from(&1, &notice)), Rcode::NOERROR);
+    ours.until("a.example", Ok(2)).await;
+    let other = notify::make(7, &name("z.example"), None);
+    assert_eq!(rcode(ours.handle.notify_from(&1, &other)), Rcode::NOTAUTH);
+    let mut query = MessageBuilder::new_vec().question();
+    query.header_mut().set_id(7);
+    query.push((name("a.example"), Rtype::SOA, Class::IN)).unwrap();
+    assert_eq!(rcode(ours.handle.notify_from(&1, &query.finish())), Rcode::NOTIMP);
+    assert_eq!(ours.handle.notify_from(&1, b"short"), None);
+
+    // The box comes back, and says so.
+    let status = ours.handle.status(&name("c.example")).unwrap();
+    assert!(status.error.unwrap().contains("the box is away") && status.version.is_none());
+    boxes.put(2, plain("c.example", 5));
+    ours.handle.notified(&name("c.example"), Some(5));
+    ours.until("c.example", Ok(5)).await;
+    let status = ours.handle.status(&name("c.example")).unwrap();
+    assert_eq!((status.error, status.version.unwrap().serial), (None, 5));
+
+    ours.handle.remove(&name("b.example")).await.unwrap();
+    assert_eq!(ours.serial("b.example").await, Err(Rcode::REFUSED));
+    assert_eq!(ours.handle.count().served, 2);
+    ours.end().await;
+
+    // Only who is still wanted comes back, and the other file stays until somebody removes it.
+    *boxes.0.lock().unwrap() = HashMap::new();
+    let ours = Ours::start(state.path(), &boxes, &["a.example", "b.example"]).await;
+    assert_eq!((ours.loaded, ours.serial("a.example").await), (1, Ok(2)));
+    assert_eq!(ours.serial("b.example").await, Err(Rcode::REFUSED));
+    assert_eq!(ours.serial("c.example").await, Err(Rcode::REFUSED));
+    let file = state.path().join("zones/c.example.zone");
+    assert!(file.exists());
+    ours.handle.remove(&name("c.example")).await.unwrap();
+    assert!(!file.exists());
+    assert_eq!(ours.handle.list().len(), 1);
+    ours.end().await;
+}
+
+#[tokio::test]
+async fn a_zone_is_fetched_once_and_nothing_stays() {
+    let (state, boxes) = (tempfile::tempdir().unwrap(), Boxes::default());
+    // Signed until 2037.
+    let signed = parse(include_str!("zones/nsec-p256.zone"));
+    let ds = |text| {
+        let data = parse(text).into_iter().map(Record::into_data);
+        let ds = data.filter_map(|data| match data {
+            ZoneRecordData::Ds(ds) => Some(ds),
+            _ => None,
+        });
+        ds.collect::<Vec<_>>()
+    };
+    let ours = Ours::start(state.path(), &boxes, &[]).await;
+    let apex = name("zone.example");
+    let good = || ds(include_str!("zones/nsec-p256.ds"));
+    let error = ours.handle.fetch(&apex, &1, good()).await.unwrap_err();
+    assert!(error.to_string().contains("the box is away"), "{error}");
+    boxes.put(1, signed.clone());
+    let records = ours.handle.fetch(&apex, &1, good()).await.unwrap();
+    assert_eq!(records.len(), signed.len());
+    let other = ds(include_str!("zones/nsec-ed25519.ds"));
+    let error = ours.handle.fetch(&apex, &1, other).await.unwrap_err();
+    assert!(error.to_string().contains("refused"), "{error}");
+    assert_eq!(ours.serial("zone.example").await, Err(Rcode::REFUSED));
+    assert_eq!(std::fs::read_dir(state.path().join("zones")).unwrap().count(), 0);
+
+    // And is served when its parent is not signed.
+    ours.handle.add(Zone { trust: Trust::Parent, ..zone("zone.example", 1) }).await;
+    ours.until("zone.example", Ok(2_026_010_100)).await;
+    ours.end().await;
+}
