@@ -6,9 +6,10 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use crate::stream::Messages;
+use crate::unix_time;
 
 /// What carried a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,11 +107,10 @@ impl Clock {
 
     /// The time.
     pub fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Now {
             millis: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             // Cut on purpose.
-            unix: unix as u32,
+            unix: unix_time::seconds() as u32,
         }
     }
 }

@@ -29,6 +29,7 @@ use sealpost_dns::transfer::refresh::{self, Refresher, Settings};
 use sealpost_dns::transfer::serve::{Over, Reply, Served, Server, Zones, send};
 use sealpost_dns::transfer::timers::Standing;
 use sealpost_dns::transfer::tsig::{Algorithm, Keys, TsigKey};
+use sealpost_dns::unix_time;
 use servers::{KEY, Program, Role, Running, SECRET, ZONE};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -223,9 +224,9 @@ fn plain(shelf: &Shelf, query: &[u8], out: &mut Vec<u8>) {
 }
 
 fn answer(server: &Server<Ours>, query: &[u8], from: IpAddr, over: Over) -> Reply {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = unix_time::seconds();
     let shelf = &server.zones().0;
-    server.handle(query, from, over, now.as_secs(), |query, out| plain(shelf, query, out))
+    server.handle(query, from, over, now, |query, out| plain(shelf, query, out))
 }
 
 /// Listens on a port for UDP and TCP.

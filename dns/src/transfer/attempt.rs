@@ -19,12 +19,13 @@ use tracing::{debug, info};
 use super::difference::{ApplyError, apply};
 use super::frame::FrameError;
 use super::inbound::{Inbound, Limits, Received};
-use super::pull::{Ask, PullError, Pulled, pull, unix_seconds, version};
+use super::pull::{Ask, PullError, Pulled, pull, version};
 use super::query::{newer, serial_of, soa_of};
 use super::refresh::Settings;
 use super::timers::{Standing, Timers};
 use super::tsig::TsigKey;
 use crate::record::{Name, Record};
+use crate::unix_time;
 
 /// Where a zone is to be had: from `P`, which [`Connect`] knows the way to.
 #[derive(Debug, Clone, PartialEq)]
@@ -235,7 +236,7 @@ impl<K: Keeper, C: Connect> One<'_, K, C> {
     ) -> Result<Outcome, Failure> {
         let soa = records.first().and_then(soa_of).ok_or(Failure::NoSoa)?.clone();
         let count = records.len();
-        let standing = timers.transferred(&soa, expire, unix_seconds());
+        let standing = timers.transferred(&soa, expire, unix_time::seconds());
         let apex = &self.ask.apex;
         self.keeper.accept(apex, records, standing).await.map_err(Failure::Admission)?;
         let serial = soa.serial().into_int();
@@ -244,7 +245,7 @@ impl<K: Keeper, C: Connect> One<'_, K, C> {
     }
 
     async fn confirm(&self, mut timers: Timers, expire: Option<u32>) -> Outcome {
-        let standing = timers.confirmed(expire, unix_seconds());
+        let standing = timers.confirmed(expire, unix_time::seconds());
         self.keeper.confirm(&self.ask.apex, standing).await;
         Outcome::Confirmed(timers)
     }

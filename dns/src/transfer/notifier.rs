@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::notify::{make, parse_reply};
-use super::pull::unix_seconds;
 use super::tsig::{ReplyVerifier, TsigKey, sign_request};
 use crate::record::{Name, Record};
+use crate::unix_time;
 
 /// Seconds after each try.
 const WAITS: [u64; 10] = [1, 2, 4, 8, 15, 30, 60, 60, 60, 60];
@@ -107,10 +107,10 @@ impl Notifier {
                     None => return,
                 },
                 (octets, from) = receive(self.v4.as_ref(), &mut v4) => {
-                    self.pending.acknowledge(from, &v4[..octets], unix_seconds());
+                    self.pending.acknowledge(from, &v4[..octets], unix_time::seconds());
                 }
                 (octets, from) = receive(self.v6.as_ref(), &mut v6) => {
-                    self.pending.acknowledge(from, &v6[..octets], unix_seconds());
+                    self.pending.acknowledge(from, &v6[..octets], unix_time::seconds());
                 }
                 () = sleep_until(due) => {
                     next_burst = Instant::now() + BURST_EVERY;
@@ -122,7 +122,7 @@ impl Notifier {
 
     async fn burst(&mut self) {
         for _ in 0..BURST {
-            let Some((to, message)) = self.pending.due(Instant::now(), unix_seconds()) else {
+            let Some((to, message)) = self.pending.due(Instant::now(), unix_time::seconds()) else {
                 return;
             };
             let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };

@@ -4,7 +4,6 @@
 //! `refresh`'s.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use domain::base::iana::{OptRcode, Rtype};
@@ -18,6 +17,7 @@ use super::inbound::{Fault, Inbound, Limits, Received, Step};
 use super::query::{self, Kind, expire_option, serial_of};
 use super::tsig::{self, ReplyFault, ReplyVerifier, TsigKey};
 use crate::record::{Name, Record};
+use crate::unix_time;
 
 /// A question about a zone.
 #[derive(Debug, Clone)]
@@ -125,7 +125,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let verifier =
-        ask.key.as_ref().map(|key| tsig::sign_request(&mut question, key, unix_seconds()));
+        ask.key.as_ref().map(|key| tsig::sign_request(&mut question, key, unix_time::seconds()));
     Writer::new(ask.pace).write(stream, &question).await?;
     stream.flush().await.map_err(FrameError::Io)?;
     Ok((Reader::new(ask.pace), verifier))
@@ -134,7 +134,7 @@ where
 fn verified(verifier: &mut Option<ReplyVerifier>, message: Bytes) -> Result<Bytes, ReplyFault> {
     match verifier {
         None => Ok(message),
-        Some(verifier) => Ok(verifier.verify(&message, unix_seconds())?.into()),
+        Some(verifier) => Ok(verifier.verify(&message, unix_time::seconds())?.into()),
     }
 }
 
@@ -165,11 +165,6 @@ fn read_version(id: u16, apex: &Name, message: &Bytes) -> Result<Version, Fault>
     let data: Soa<Name> = data.flatten_into();
     let soa = AnyRecord::new(owner.flatten_into(), class, ttl, ZoneRecordData::Soa(data));
     Ok(Version { soa, expire: expire_option(message.for_slice()).flatten() })
-}
-
-/// The time that signatures are made for.
-pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -258,14 +253,14 @@ mod tests {
         ] {
             let got = from(Some(key()), async |query, stream| {
                 let keys: Keys = [key()].into_iter().collect();
-                let opened = open_request(&query, &keys, unix_seconds()).unwrap().unwrap();
+                let opened = open_request(&query, &keys, unix_time::seconds()).unwrap().unwrap();
                 let mut signer = opened.signer;
                 let mut all = answer(&query);
                 let last = all.len() - 1;
                 for (at, message) in all.iter_mut().enumerate() {
                     let which = if at == last { 4 } else { at.min(3) };
                     if signed[which] {
-                        signer.sign(message, unix_seconds());
+                        signer.sign(message, unix_time::seconds());
                     }
                 }
                 write(stream, &all).await;

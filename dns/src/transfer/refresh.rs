@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
@@ -18,6 +18,7 @@ use super::frame::Pace;
 use super::query::soa_of;
 use super::timers::{Bounds, Standing, Timers};
 use crate::record::{Name, Record};
+use crate::unix_time;
 
 /// Commands that may wait for the task.
 const MAX_COMMANDS: usize = 4096;
@@ -165,10 +166,10 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
     /// Runs until all handles are gone.
     pub async fn run(mut self) {
         loop {
-            self.expire(unix_millis() / 1000);
-            self.wake(unix_millis());
+            self.expire(unix_time::seconds());
+            self.wake(unix_time::millis());
             self.start_ready();
-            let sleep = self.sleep(unix_millis());
+            let sleep = self.sleep(unix_time::millis());
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command),
@@ -188,7 +189,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
     }
 
     fn obey(&mut self, command: Command<C::Peer>) {
-        let now = unix_millis();
+        let now = unix_time::millis();
         match command {
             Command::Add(secondary, kept) => self.add(*secondary, kept, now),
             Command::Remove(apex) => {
@@ -355,7 +356,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
             }
             *taken += 1;
             zone.stage = Stage::Running;
-            zone.asked = unix_millis();
+            zone.asked = unix_time::millis();
             zone.again = false;
             let job = refresh(
                 self.keeper.clone(),
@@ -388,7 +389,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
             return;
         };
         zone.abort = None;
-        let now = unix_millis();
+        let now = unix_time::millis();
         match outcome {
             Outcome::Transferred(timers) | Outcome::Confirmed(timers) => {
                 zone.timers = timers;
@@ -417,11 +418,6 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
             self.freed.push_back(peer);
         }
     }
-}
-
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -656,11 +652,11 @@ mod tests {
         shelf.zones.lock().unwrap().insert("example.org".into(), zone(5, 1));
         let primary = Fake(Arc::new(Inner { silent: true, ..Inner::default() }));
         let handle = start(&shelf, &primary);
-        let expires = unix_millis() / 1000 + 2;
+        let expires = unix_time::seconds() + 2;
         let standing = Standing { refreshed: 0, expires };
         handle.add(secondary("example.org"), Some((soa(5), standing))).await;
         shelf.wait_for("expired example.org").await;
-        assert!(unix_millis() / 1000 >= expires);
+        assert!(unix_time::seconds() >= expires);
     }
 
     #[tokio::test]

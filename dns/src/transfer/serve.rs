@@ -21,6 +21,7 @@ use super::outbound::{Head, Messages, TooLarge, messages, size};
 use super::query::{self, Kind, Request, RequestError, newer, serial_of};
 use super::tsig::{self, Keys, ReplySigner};
 use crate::record::{Name, Record};
+use crate::unix_time;
 
 /// Transfers at the same time in all.
 pub const MAX_TRANSFERS: usize = 64;
@@ -320,7 +321,7 @@ where
         Reply::Nothing => return Ok(()),
         Reply::One(message) => writer.write(stream, &message).await?,
         Reply::Transfer(mut transfer) => {
-            while let Some(message) = transfer.next(super::pull::unix_seconds()) {
+            while let Some(message) = transfer.next(unix_time::seconds()) {
                 writer.write(stream, &message?).await?;
                 // A fast reader must not keep the thread for a whole zone.
                 tokio::task::yield_now().await;
@@ -350,7 +351,7 @@ where
     let mut reader = Reader::new(pace);
     for _ in 0..MAX_QUERIES {
         let Some(query) = reader.read(stream).await? else { break };
-        let now = super::pull::unix_seconds();
+        let now = unix_time::seconds();
         let reply = server.handle(&query, client, Over::Stream, now, &plain);
         send(stream, reply, pace).await?;
         reader.restart();
@@ -411,7 +412,7 @@ mod tests {
     use crate::transfer::fixture::{name, zone};
     use crate::transfer::inbound::{Inbound, Limits, Received, Step};
     use crate::transfer::journal::Journal;
-    use crate::transfer::pull::{Ask, pull, unix_seconds};
+    use crate::transfer::pull::{Ask, pull};
     use crate::transfer::tsig::{Algorithm, TsigKey};
 
     struct Version {
@@ -478,7 +479,7 @@ mod tests {
     }
 
     fn ask(server: &Server<One>, query: &[u8], client: &str, over: Over) -> Reply {
-        server.handle(query, client.parse().unwrap(), over, unix_seconds(), |_, out| {
+        server.handle(query, client.parse().unwrap(), over, unix_time::seconds(), |_, out| {
             out.extend_from_slice(b"plain");
         })
     }
@@ -582,7 +583,7 @@ mod tests {
     #[test]
     fn what_is_signed_is_answered_signed_and_what_is_signed_badly_is_refused() {
         let server = server();
-        let now = unix_seconds();
+        let now = unix_time::seconds();
         let holder = Arc::new(key());
         let mut query = query::soa(5, &name("example.org"));
         let bare = query.clone();
