@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use sealpost_daemon::open_files;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -72,7 +73,7 @@ impl StreamListener {
             };
             match accepted {
                 Ok((tcp, client)) => self.admit(&streams, &tasks, tcp, canonical(client)),
-                Err(error) if is_ours(&error) => {
+                Err(error) if open_files::exhausted(&error) => {
                     warn!(%error, "cannot accept connections; raise the limit of open files");
                     sleep(EXHAUSTED_PAUSE).await;
                 }
@@ -149,12 +150,4 @@ async fn serve_tls<R: Respond, T: Transfer>(
     let mut tls = Box::new(tls);
     connection::serve(streams, &mut tls, client, Carrier::Tls, permit).await;
     let _ = timeout(GOODBYE, tls.shutdown()).await;
-}
-
-/// Whether an accept failed because this process or system has no room.
-fn is_ours(error: &io::Error) -> bool {
-    use nix::errno::Errno::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
-    error.raw_os_error().is_some_and(|code| {
-        [ENFILE, EMFILE, ENOBUFS, ENOMEM].iter().any(|&ours| code == ours as i32)
-    })
 }

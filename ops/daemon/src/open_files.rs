@@ -1,7 +1,8 @@
 //! How many files, and so connections, this process may have open.
 
-use std::fs;
+use std::{fs, io};
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// How many it may have at most; `None` if that cannot be known.
@@ -16,6 +17,12 @@ pub fn raise() -> Option<u64> {
     let limit = Some(most).filter(|&most| most < u64::MAX);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit });
     Some(if raised.is_ok() { most } else { now })
+}
+
+/// Whether something failed because this process or system has no room for more files or sockets.
+pub fn exhausted(error: &io::Error) -> bool {
+    const OURS: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| OURS.contains(&errno))
 }
 
 /// The limit in force and the highest allowed. From the file, as the hardened unit refuses the
@@ -44,6 +51,12 @@ mod tests {
         assert_eq!(raise(), most());
         let (now, most) = read().unwrap();
         assert_eq!(now, most);
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_not_our_trouble() {
+        assert!(exhausted(&io::Error::from_raw_os_error(24)));
+        assert!(!exhausted(&io::ErrorKind::ConnectionAborted.into()));
     }
 
     #[test]

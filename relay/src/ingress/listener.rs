@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sealpost_daemon::open_files;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
@@ -70,7 +71,7 @@ impl Listener {
             };
             match accepted {
                 Ok((tcp, client)) => admit(&ingress, &sessions, tcp, client),
-                Err(e) if is_ours(&e) => {
+                Err(e) if open_files::exhausted(&e) => {
                     warn!(error = %e, "cannot accept connections; raise the limit of open files");
                     ingress.limits.evict_oldest();
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -145,13 +146,4 @@ fn tell_full(ingress: &Ingress, told: &mut Option<Instant>) {
 /// IPv4 addresses look the same whichever socket they came through.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// Whether an accept failed because this process or system has no room.
-fn is_ours(e: &io::Error) -> bool {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    const ENOBUFS: i32 = 105;
-    const ENOMEM: i32 = 12;
-    matches!(e.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS | ENOMEM))
 }
