@@ -91,12 +91,38 @@ pub fn labels(mut wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// How many octets of a whole name stand before its last labels `apex`, in whatever case; none if it
+/// ends with others.
+pub fn before(name: &[u8], apex: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let rest = name.get(at..)?;
+        if rest.len() <= apex.len() {
+            return rest.eq_ignore_ascii_case(apex).then_some(at);
+        }
+        let length = *rest.first().filter(|length| (1..=MAX_LABEL).contains(*length))?;
+        at += 1 + usize::from(length);
+    }
+}
+
+/// Ends a label in a [sort key](sort_key).
+pub const KEY_END: u8 = 0;
+/// What stands in a sort key for an octet that the end could be mistaken for, and itself.
+const KEY_ESCAPE: u8 = 1;
+
 /// Octets that compare as names do in canonical order (RFC 4034 section 6.1): the labels from the right
 /// in lower case, each ended by a zero. `labels` are those of a name, the leftmost first.
+///
+/// A comparison label by label would cost thousands of steps for hostile names (127 labels each), times
+/// the logarithm of a zone. The octets 0 and 1 inside labels are escaped by a 1, so that the end of a label
+/// sorts before all that could go on. A key is a prefix of exactly the keys of the names at and below it.
 pub fn sort_key(labels: &[u8], key: &mut Vec<u8>) {
-    /// What stands for an octet that a zero could be mistaken for, and itself.
-    const ESCAPE: u8 = 1;
     key.clear();
+    append_sort_key(labels, key);
+}
+
+/// The same behind what `key` has already.
+pub fn append_sort_key(labels: &[u8], key: &mut Vec<u8>) {
     let mut starts = [0; MAX_LABELS];
     let mut count = 0;
     let mut at = 0;
@@ -108,12 +134,12 @@ pub fn sort_key(labels: &[u8], key: &mut Vec<u8>) {
     for start in starts[..count].iter().rev() {
         let label = &labels[start + 1..][..usize::from(labels[*start])];
         for octet in label.iter().map(u8::to_ascii_lowercase) {
-            if octet <= ESCAPE {
-                key.push(ESCAPE);
+            if octet <= KEY_ESCAPE {
+                key.push(KEY_ESCAPE);
             }
-            key.push(if octet <= ESCAPE { octet + ESCAPE } else { octet });
+            key.push(if octet <= KEY_ESCAPE { octet + KEY_ESCAPE } else { octet });
         }
-        key.push(0);
+        key.push(KEY_END);
     }
 }
 
@@ -156,6 +182,20 @@ mod tests {
         assert_eq!(Lower::read(&longest).unwrap().as_wire().len(), 255);
         longest.splice(..0, *b"\x01a");
         assert!(Lower::read(&longest).is_none());
+    }
+
+    #[test]
+    fn what_stands_before_an_apex_is_counted() {
+        let apex = wire("example.com");
+        assert_eq!(before(&wire("Www.Example.COM"), &apex), Some(4));
+        assert_eq!(before(&apex, &apex), Some(0));
+        assert_eq!(before(&wire("www.example.com"), &[0]), Some(16));
+        for other in ["com", "wwwexample.com", "www.example.org", ""] {
+            assert_eq!(before(&wire(other), &apex), None, "{other}");
+        }
+        for bad in [&b""[..], b"\xc0\x0c", b"\x05ab\x07example\x03com\x00"] {
+            assert_eq!(before(bad, &apex), None);
+        }
     }
 
     #[test]

@@ -1,36 +1,13 @@
-//! Names as octet strings whose order is the canonical order (RFC 4034 section 6.1).
-//!
-//! A zone of hostile names (127 labels each) would make a comparison label by label cost thousands
-//! of steps, times the logarithm of the zone. So each name is turned into a key once: the labels
-//! from the root down, in lower case, each ended by a zero octet. The octets 0 and 1 inside labels
-//! are escaped by a 1, so that the end of a label sorts before all that could go on. Then a key is
-//! a prefix of exactly the keys of the names at and below it, which is how delegations are found.
+//! Names as octet strings whose order is the canonical order (RFC 4034 section 6.1): the sort keys of
+//! [`crate::name`], and what can be read from them.
 
 use domain::base::Name;
 
-/// Ends a label within a key.
-pub(super) const END: u8 = 0;
-const ESCAPE: u8 = 1;
-/// Most labels of a name of 255 octets, with the root.
-const MAX_LABELS: usize = 128;
+use crate::name::{KEY_END as END, append_sort_key};
 
 /// Appends the key of `name` to `key`.
 pub(super) fn append_key(name: &Name<[u8]>, key: &mut Vec<u8>) {
-    let mut labels = [&[][..]; MAX_LABELS];
-    let mut count = 0;
-    for label in name.iter().filter(|label| !label.is_root()).take(MAX_LABELS) {
-        labels[count] = label.as_slice();
-        count += 1;
-    }
-    for label in labels[..count].iter().rev() {
-        for octet in label.iter().map(u8::to_ascii_lowercase) {
-            match octet {
-                END | ESCAPE => key.extend([ESCAPE, octet + 1]),
-                other => key.push(other),
-            }
-        }
-        key.push(END);
-    }
+    append_sort_key(name.as_slice(), key);
 }
 
 /// The key of one name.
