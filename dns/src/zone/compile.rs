@@ -6,6 +6,7 @@ use std::fmt;
 use domain::base::Serial;
 use domain::base::iana::Class;
 use domain::rdata::ZoneRecordData;
+use domain::utils::base32;
 use hashbrown::HashTable;
 
 use super::denial::{Hash, Label};
@@ -85,7 +86,7 @@ impl Zone {
         };
         let mut octets = Vec::new();
         zone.place(apex, &owners, &mut octets)?;
-        zone.cut_and_shade();
+        zone.cut_and_shade(&owners);
         let soas = &owners.values().next().map(|owner| &owner.sets);
         let soa = soas.and_then(|sets| sets.get(&rtype::SOA)).ok_or(Invalid::Soa(0))?;
         zone.negative_soa = negative(soa, &zone.lower, &mut octets).ok_or(Invalid::Zone)?;
@@ -158,17 +159,14 @@ impl Zone {
         self.nodes = nodes.into();
         self.sets = sets.into();
         self.index = index;
-        // The labels are read from the zone below.
-        self.octets = octets.clone().into();
         Ok(())
     }
 
     /// Says of each name whether it is below a cut, and which wildcard is below it. In canonical order a
     /// name follows those above it.
-    fn cut_and_shade(&mut self) {
+    fn cut_and_shade(&mut self, owners: &BTreeMap<Vec<u8>, Owner>) {
         let mut above: Vec<(usize, usize)> = Vec::new();
-        for at in 1..self.nodes.len() {
-            let labels = self.labels(NodeId(at as u32));
+        for (at, Owner { labels, .. }) in owners.values().enumerate().skip(1) {
             let depth = name::labels(labels).count();
             let is_wildcard = labels.starts_with(b"\x01*");
             while above.last().is_some_and(|(_, other)| *other >= depth) {
@@ -289,7 +287,8 @@ fn gather(
     for record in records {
         let shown = || record.owner().to_string();
         let wire_owner = record.owner().as_slice();
-        let labels = below(wire_owner, lower).ok_or_else(|| Invalid::Outside(shown()))?;
+        let below = name::before(wire_owner, lower).ok_or_else(|| Invalid::Outside(shown()))?;
+        let labels = &wire_owner[..below];
         if record.class() != Class::IN {
             return Err(Invalid::Class(shown()));
         }
@@ -387,38 +386,14 @@ fn add_above(labels: &[u8], owners: &mut BTreeMap<Vec<u8>, Owner>) {
     }
 }
 
-/// The labels of `owner` below the apex.
-fn below<'o>(owner: &'o [u8], apex: &[u8]) -> Option<&'o [u8]> {
-    let mut at = 0;
-    loop {
-        let rest = owner.get(at..)?;
-        if rest.len() <= apex.len() {
-            return rest.eq_ignore_ascii_case(apex).then(|| &owner[..at]);
-        }
-        at += 1 + usize::from(rest[0]);
-    }
-}
-
 /// The hash that is the one label of an owner (RFC 5155 section 3).
 fn hash_of(labels: &[u8]) -> Option<(Hash, Label)> {
     let label: Label = labels.try_into().ok()?;
     if label[0] != 32 {
         return None;
     }
-    let mut hash = Hash::default();
-    for (group, octets) in label[1..].chunks_exact(8).zip(hash.chunks_exact_mut(5)) {
-        let mut bits = 0u64;
-        for letter in group {
-            let value = match letter.to_ascii_lowercase() {
-                digit @ b'0'..=b'9' => digit - b'0',
-                letter @ b'a'..=b'v' => letter - b'a' + 10,
-                _ => return None,
-            };
-            bits = bits << 5 | u64::from(value);
-        }
-        octets.copy_from_slice(&bits.to_be_bytes()[3..]);
-    }
-    Some((hash, label))
+    let hash: Vec<u8> = base32::decode_hex(std::str::from_utf8(&label[1..]).ok()?).ok()?;
+    Some((hash.try_into().ok()?, label))
 }
 
 fn data_type(data: &crate::record::Data) -> u16 {

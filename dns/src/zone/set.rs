@@ -6,7 +6,7 @@ use bytes::Bytes;
 use domain::base::rdata::ComposeRecordData;
 
 use super::{Zone, rtype};
-use crate::name::{self, MAX_LABEL};
+use crate::name;
 use crate::record::Data;
 
 /// Type, class, TTL and length of a record.
@@ -169,8 +169,11 @@ fn shorten<'d>(rtype: u16, data: &'d [u8], apex: &[u8]) -> Vec<(&'d [u8], bool)>
     for _ in 0..names {
         let Some(name) = data.get(at..) else { break };
         let labels: usize = name::labels(name).map(|label| label.len() + 1).sum();
+        // RDATA that was not made from names (RFC 3597 section 5) may end within one.
+        let Some(name) = name.get(..labels + 1) else { break };
         let end = at + labels + 1;
-        if let Some(keep) = ends_with(&name[..labels + 1], apex) {
+        // Nothing is won by a pointer to the root.
+        if let Some(keep) = name::before(name, apex).filter(|_| apex.len() > 2) {
             parts.push((&data[begin..at + keep], true));
             begin = end;
         }
@@ -180,14 +183,41 @@ fn shorten<'d>(rtype: u16, data: &'d [u8], apex: &[u8]) -> Vec<(&'d [u8], bool)>
     parts
 }
 
-/// Octets before `apex` in a name that ends with it. Nothing is won by a pointer to the root.
-fn ends_with(name: &[u8], apex: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    while apex.len() > 2 && name.len() - at >= apex.len() {
-        if name[at..].eq_ignore_ascii_case(apex) {
-            return Some(at);
-        }
-        at += 1 + usize::from(name[at].min(MAX_LABEL));
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const APEX: &[u8] = b"\x07example\x00";
+
+    #[test]
+    fn names_of_the_zone_are_shortened() {
+        let data = b"\x00\x0a\x02mx\x07Example\x00";
+        assert_eq!(shorten(rtype::MX, data, APEX), [(&data[..5], true), (&[][..], false)]);
+        assert_eq!(shorten(rtype::A, data, APEX), [(&data[..], false)]);
     }
-    None
+
+    #[test]
+    fn what_is_no_name_stays_as_it_is() {
+        for data in [&b""[..], b"\x03", b"\x03ab", b"\x03abc", b"\x00\x00\x02mx", b"\xc0"] {
+            for rtype in [rtype::NS, rtype::MX, rtype::SOA] {
+                assert_eq!(shorten(rtype, data, APEX), [(data, false)]);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_octets_stay(data in prop::collection::vec(prop_oneof![Just(0), Just(7), 0u8..=255], 0..40)) {
+            for rtype in [rtype::NS, rtype::MX, rtype::SOA] {
+                let parts = shorten(rtype, &data, APEX);
+                let whole: Vec<u8> = parts
+                    .iter()
+                    .flat_map(|(part, short)| [*part, if *short { APEX } else { &[] }].concat())
+                    .collect();
+                prop_assert!(whole.eq_ignore_ascii_case(&data));
+            }
+        }
+    }
 }
