@@ -19,7 +19,8 @@ const PARTS: usize = 1024;
 pub enum Entry {
     /// It is served.
     Serving(Arc<Zone>),
-    /// It is served from here, but there is nothing fresh enough to serve: neither is its parent's view.
+    /// It is to be served, but what is here of it, if anything, is too old (SERVFAIL). What a zone above it
+    /// says is no answer either. Its name in lower case.
     Expired(Arc<[u8]>),
 }
 
@@ -83,13 +84,6 @@ impl Catalog {
         look(None)
     }
 
-    /// The zone with exactly this name in lower case.
-    pub fn get(&self, name: &[u8]) -> Option<Entry> {
-        let hash = self.hash(name);
-        let part = self.part(hash).load();
-        part.find(hash, |entry| entry.name() == name).cloned()
-    }
-
     /// Serves a zone instead of what there was of its name.
     pub fn insert(&self, entry: Entry) {
         let labels = crate::name::labels(entry.name()).count();
@@ -114,13 +108,5 @@ impl Catalog {
             }
             part
         });
-    }
-
-    /// The names of all zones in lower case.
-    pub fn names(&self) -> Vec<Arc<[u8]>> {
-        let parts = self.parts.iter().map(|part| part.load());
-        parts
-            .flat_map(|part| part.iter().map(|entry| entry.name().into()).collect::<Vec<_>>())
-            .collect()
     }
 }

@@ -110,14 +110,6 @@ impl Zone {
         self.serial
     }
 
-    /// Octets that it takes in memory, about.
-    pub fn octets(&self) -> usize {
-        self.octets.len()
-            + self.nodes.len() * size_of::<Node>()
-            + self.sets.len() * size_of::<Set>()
-            + self.index.allocation_size()
-    }
-
     fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
     }
