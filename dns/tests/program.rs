@@ -1,10 +1,12 @@
-//! The program as it is installed, between a primary and a secondary of Debian's name servers: zones
-//! come, changes are followed and handed on, a zone whose signatures do not hold is not served, and after
-//! a restart what was kept is served though the primary is gone.
+//! The program as it is installed, between a primary and a secondary of Debian's name servers: signed
+//! zones come, changes are followed and handed on, and what it and the secondary hold passes
+//! `ldns-verify-zone` and `dnssec-verify`; a zone whose signatures do not hold is not served, and after a
+//! restart what was kept is served though the primary is gone.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod servers;
+mod verifiers;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,7 +22,7 @@ use sealpost_dns::transfer::inbound::Limits;
 use sealpost_dns::transfer::pull::{Ask, version};
 use sealpost_dns::transfer::query::serial_of;
 use sealpost_dns::transfer::tsig::TsigKey;
-use sealpost_tests::name_server;
+use sealpost_tests::name_server::{self, Denial, Signer};
 use servers::{KEY, Program, Role, Running, SECRET, ZONE, free_port};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -38,6 +40,31 @@ fn text(serial: u32) -> String {
          mail 3600 IN AAAA 2001:db8::1\n\
          *.wild 60 IN TXT wild\n"
     )
+}
+
+/// A zone with what signers and verifiers tell apart: empty non-terminals, delegations with and without
+/// DS, glue, a wildcard, a DNAME, upper case; with so many names that a transfer is of several messages.
+fn large(serial: u32) -> String {
+    let mut out = text(serial);
+    out.push_str(&format!(
+        "_25._tcp.Mail 3600 IN TLSA 3 1 1 {}\n\
+         a.b.c.deep 60 IN TXT deep\n\
+         @ 60 IN CAA 0 issue \"ca.example; validationmethods=dns-01\"\n\
+         alias 60 IN CNAME mail\n\
+         below 60 IN DNAME other.example.\n\
+         unknown 60 IN TYPE65280 \\# 5 0102030405\n\
+         signed 60 IN NS ns.signed\n\
+         signed 60 IN DS 12345 13 2 {}\n\
+         ns.signed 60 IN A 192.0.2.2\n\
+         plain 60 IN NS ns.plain\n\
+         ns.plain 60 IN AAAA 2001:db8::2\n",
+        "ab".repeat(32),
+        "cd".repeat(32)
+    ));
+    for host in 0..300 {
+        out.push_str(&format!("Host-{host} 300 IN A 192.0.2.{}\n", host % 256));
+    }
+    out
 }
 
 /// `sealpost-dns` with one zone.
@@ -139,24 +166,43 @@ async fn has(program: Program, of: SocketAddr, wanted: u32, log: impl Fn() -> St
 }
 
 async fn chain(program: Program) {
+    let signer = match Signer::new() {
+        Ok(signer) => signer,
+        Err(error) => return name_server::skipped(&format!("no zone was signed: {error:#}")),
+    };
+    let apex = format!("{ZONE}.");
+    // A step from one denial to the other changes names all over the zone.
+    let first = signer.sign(&apex, &large(1), Denial::Nsec).unwrap();
+    let second = signer.sign(&apex, &large(2), Denial::Nsec3).unwrap();
     let port = free_port();
-    let role = Role::Primary { text: text(1), other: port };
+    let role = Role::Primary { text: first, other: port };
     let Some(primary) = program.start(&role) else { return };
     let Some(secondary) = program.start(&Role::Secondary { other: port }) else { return };
     let notify = secondary.address.port();
-    let mut ours = Ours::new(program, port, primary.address, notify, "\"unsigned\"");
+    let mut ours = Ours::new(program, port, primary.address, notify, "\"first-seen\"");
     let logs = |ours: &Ours, others: [&Running; 2]| {
         format!("{}\n{}\n{}", ours.log(), others[0].log(), others[1].log())
     };
+    let verify = |of: [SocketAddr; 3]| {
+        let held = of.map(|of| verifiers::held(of, program.algorithm()));
+        let sorted = held.each_ref().map(verifiers::sorted);
+        assert_eq!(sorted[0], sorted[1], "{program:?}: we have another zone than our primary");
+        assert_eq!(sorted[1], sorted[2], "{program:?}: our secondary has another zone than we");
+        verifiers::verify(&held[1]);
+        verifiers::verify(&held[2]);
+    };
+    let all = [primary.address, ours.address, secondary.address];
     has(program, ours.address, 1, || logs(&ours, [&primary, &secondary])).await;
     has(program, secondary.address, 1, || logs(&ours, [&primary, &secondary])).await;
     // A query that is signed has a signed answer.
     assert_eq!(serial(program, ours.address, true).await, Some(1));
+    verify(all);
 
-    primary.reload(&text(2));
+    primary.reload(&second);
     let took = has(program, ours.address, 2, || logs(&ours, [&primary, &secondary])).await;
     let more = has(program, secondary.address, 2, || logs(&ours, [&primary, &secondary])).await;
     eprintln!("{program:?}: we followed after {took:?}, its secondary {more:?} later");
+    verify(all);
 
     ours.stop();
     drop(primary);
