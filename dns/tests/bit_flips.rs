@@ -15,7 +15,7 @@ use bytes::Bytes;
 use domain::base::Rtype;
 use domain::base::iana::{DigestAlgorithm, SecurityAlgorithm};
 use domain::base::name::FlattenInto;
-use domain::rdata::Ds;
+use domain::rdata::{Ds, ZoneRecordData};
 use domain::zonefile::inplace::{Entry as Line, Zonefile};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -41,6 +41,8 @@ const NOW: u64 = 2_082_758_400;
 /// Of the zones, which have all the same.
 const SERIAL: u32 = 2_026_010_100;
 const APEX: &str = "zone.example";
+/// Octets before the name in the data of AFSDB and KX.
+const PREFERENCE: usize = 2;
 
 /// Signed zones, what pins their key, and whether a ZONEMD covers what no signature does.
 const ZONES: [(&str, &str, &str, bool); 4] = [
@@ -100,6 +102,13 @@ fn canonical(zone: &[Record]) -> Vec<Vec<u8>> {
 fn octets(record: &Record) -> Vec<u8> {
     let mut out = Vec::new();
     let Ok(()) = record.compose_canonical(&mut out);
+    // The name in these has no case either (RFC 4034 section 6.2), and the library knows it for octets.
+    if let ZoneRecordData::Unknown(data) = record.data()
+        && matches!(data.rtype(), Rtype::AFSDB | Rtype::KX)
+    {
+        let name = out.len() - data.data().len() + PREFERENCE;
+        out[name..].make_ascii_lowercase();
+    }
     out
 }
 
