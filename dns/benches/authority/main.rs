@@ -4,9 +4,10 @@
 //! whether a zone that is replaced costs a question its answer.
 //!
 //! Each round asks all servers, in turn first, middle and last, for some seconds each; ratios are of
-//! pairs within a round. Ours makes cookies and counts against rate limits, which are so high that one
-//! client does not reach them. The servers have the first processor and dnsperf the second. Rounds in
-//! which the host took processors away are shown and not counted.
+//! pairs within a round. Ours is the program `sealpost-dns`, started with zones that it kept (for the
+//! replacing of zones it is the engine and its sockets alone); it makes cookies and counts against rate
+//! limits, which are so high that one client does not reach them. The servers have the first processor
+//! and dnsperf the second. Rounds in which the host took processors away are shown and not counted.
 //!
 //! `cargo bench -p sealpost-dns --bench authority -- [ROUNDS] [speed] [memory] [load] [swap]`
 
@@ -27,7 +28,7 @@ use anyhow::{Context, Result, ensure};
 use sealpost_tests::name_server::{Program, Signer};
 use sealpost_tests::processors::Processors;
 
-use crate::servers::{Kind, Ours, Server};
+use crate::servers::{Kind, Prepared, Server, Swapped};
 use crate::zones::Mix;
 
 /// How long one server is asked in one round.
@@ -92,7 +93,7 @@ struct Speed {
 }
 
 fn speed(dnsperf: &Program, signer: &Signer, rounds: usize) -> Result<()> {
-    let zones = zones::for_speed(signer)?;
+    let zones = Prepared::new(zones::for_speed(signer)?)?;
     let servers = Kind::ALL
         .map(|kind| Ok((kind, Server::start(kind, &zones, SERVER)?)))
         .into_iter()
@@ -182,6 +183,7 @@ fn memory(signer: &Signer) -> Result<()> {
     for (what, zones) in
         [("small", zones::small(MANY)?), ("signed mail", zones::many(signer, MANY)?)]
     {
+        let zones = Prepared::new(zones)?;
         let mut first = None;
         for kind in Kind::ALL {
             let server = Server::start(kind, &zones, SERVER)?;
@@ -197,7 +199,7 @@ fn memory(signer: &Signer) -> Result<()> {
 }
 
 fn load(signer: &Signer) -> Result<()> {
-    let zones = zones::many(signer, VERY_MANY)?;
+    let zones = Prepared::new(zones::many(signer, VERY_MANY)?)?;
     for kind in Kind::ALL {
         let began = Instant::now();
         let server = Server::start(kind, &zones, SERVER)?;
@@ -215,7 +217,7 @@ fn load(signer: &Signer) -> Result<()> {
 /// Replaces one zone again and again while it is asked for.
 fn swap(dnsperf: &Program) -> Result<()> {
     let zones = zones::small(MANY)?;
-    let mut server = Ours::start(&zones, SERVER)?;
+    let mut server = Swapped::start(&zones, SERVER)?;
     let address = server.address();
     let files = tempfile::tempdir()?;
     let questions = files.path().join(Mix::Swapped.name());

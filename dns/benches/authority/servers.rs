@@ -1,22 +1,36 @@
 //! The servers that are measured: NSD, Knot and ours, each a process of its own.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use domain::base::Rtype;
 use sealpost_dns::catalog::Entry;
 use sealpost_dns::rate_limit::{Rate, Rates};
-use sealpost_tests::name_server::{NameServer, Software, Terms, ZoneFiles};
+use sealpost_dns::store::Store;
+use sealpost_dns::transfer::timers::Standing;
+use sealpost_tests::name_server::{
+    NameServer, Software, Terms, ZoneFile, ZoneFiles, free_port, wait_until_served,
+};
+use tempfile::TempDir;
 
+use crate::master_file::records;
 use crate::{ours, zones};
 
 /// The argument that makes this program our server.
 pub(crate) const SERVE: &str = "serve";
 /// What replaces a zone in our server.
 const SWAP: &str = "swap";
+/// Seconds until zones expire that were kept.
+const KEPT: u64 = 28 * 86_400;
+/// Each waits for the disk, zone after zone.
+const WRITERS: usize = 16;
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,18 +55,19 @@ impl Kind {
 /// A running server. It ends when this is dropped.
 pub(crate) enum Server {
     Theirs(NameServer),
-    Ours(Box<Ours>),
+    Ours(Installed),
 }
 
 impl Server {
     /// Starts it on one processor, and waits until it serves all zones.
-    pub(crate) fn start(kind: Kind, zones: &ZoneFiles, processor: usize) -> Result<Server> {
+    pub(crate) fn start(kind: Kind, zones: &Prepared, processor: usize) -> Result<Server> {
         let software = match kind {
             Kind::Nsd => Software::Nsd,
             Kind::Knot => Software::Knot,
-            Kind::Ours => return Ok(Server::Ours(Box::new(Ours::start(zones, processor)?))),
+            Kind::Ours => return Ok(Server::Ours(Installed::start(zones, processor)?)),
         };
-        Ok(Server::Theirs(NameServer::start(software, zones, Terms::bench(processor))?))
+        let started = NameServer::start(software, &zones.files, Terms::bench(processor))?;
+        Ok(Server::Theirs(started))
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -70,8 +85,97 @@ impl Server {
     }
 }
 
-/// Our server in a process of its own.
-pub(crate) struct Ours {
+/// Zones as each server has them when it starts: in master files, and as our program kept them.
+pub(crate) struct Prepared {
+    files: ZoneFiles,
+    state: TempDir,
+}
+
+impl Prepared {
+    /// Writes them as our program does, and its configuration with them.
+    pub(crate) fn new(files: ZoneFiles) -> Result<Prepared> {
+        let state = tempfile::tempdir()?;
+        let store = Store::open(state.path().join("zones"))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        // None of them is to be refreshed while it is measured.
+        let standing = Standing { refreshed: now, expires: now + KEPT };
+        let zones: Vec<_> = files.iter().collect();
+        let share = zones.len().div_ceil(WRITERS).max(1);
+        thread::scope(|scope| {
+            let write = |share: &[&ZoneFile]| {
+                for zone in share {
+                    let mut records = records(&std::fs::read_to_string(&zone.path)?)?;
+                    let soa = records.iter().position(|record| record.rtype() == Rtype::SOA);
+                    records.swap(0, soa.context("a zone without SOA")?);
+                    store.save(&zone.apex.parse()?, &records, standing)?;
+                }
+                anyhow::Ok(())
+            };
+            let writers: Vec<_> =
+                zones.chunks(share).map(|share| scope.spawn(move || write(share))).collect();
+            writers.into_iter().try_for_each(|writer| match writer.join() {
+                Ok(written) => written,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
+        Ok(Prepared { files, state })
+    }
+
+    /// The configuration of our program: limits that count every response and that nobody reaches.
+    fn config(&self, address: SocketAddr) -> String {
+        let most = u32::MAX;
+        let state = self.state.path().display();
+        let mut config = format!(
+            "state = \"{state}\"\nlisten = [\"{address}\"]\nthreads = 1\n\
+             admin.listen = \"127.0.0.1:0\"\nlog.level = \"warn\"\n[rate_limit]\n\
+             answers = {most}\nreferrals = {most}\nno_data = {most}\nnx_domain = {most}\nerrors = {most}\n"
+        );
+        for zone in self.files.iter() {
+            // Writing to a string does not fail. At this address nobody is.
+            let _ = write!(
+                config,
+                "[[zone]]\nname = \"{}\"\nprimaries = [{{ address = \"127.0.0.1:1\" }}]\n",
+                zone.apex
+            );
+        }
+        config
+    }
+}
+
+/// `sealpost-dns`, started with the zones that it kept.
+pub(crate) struct Installed {
+    child: Child,
+    address: SocketAddr,
+    _config: TempDir,
+}
+
+impl Installed {
+    fn start(zones: &Prepared, processor: usize) -> Result<Installed> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let directory = tempfile::tempdir()?;
+        let config = directory.path().join("dns.toml");
+        std::fs::write(&config, zones.config(address))?;
+        let child = Command::new("taskset")
+            .args(["-c", &processor.to_string(), env!("CARGO_BIN_EXE_sealpost-dns")])
+            .args(["run", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .spawn()?;
+        let mut installed = Installed { child, address, _config: directory };
+        wait_until_served(&mut installed.child, address, &zones.files)?;
+        Ok(installed)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Our engine and its sockets in a process of its own, whose zones can be replaced at a word.
+pub(crate) struct Swapped {
     child: Child,
     say: Option<ChildStdin>,
     hear: BufReader<ChildStdout>,
@@ -79,8 +183,8 @@ pub(crate) struct Ours {
     _list: tempfile::TempDir,
 }
 
-impl Ours {
-    pub(crate) fn start(zones: &ZoneFiles, processor: usize) -> Result<Ours> {
+impl Swapped {
+    pub(crate) fn start(zones: &ZoneFiles, processor: usize) -> Result<Swapped> {
         let directory = tempfile::tempdir()?;
         let list = directory.path().join("zones");
         let lines = zones.iter().map(|zone| format!("{} {}\n", zone.apex, zone.path.display()));
@@ -98,7 +202,7 @@ impl Ours {
         let mut line = String::new();
         hear.read_line(&mut line)?;
         let address = line.trim().parse().with_context(|| format!("our server said {line:?}"))?;
-        Ok(Ours { child, say, hear, address, _list: directory })
+        Ok(Swapped { child, say, hear, address, _list: directory })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -115,7 +219,7 @@ impl Ours {
     }
 }
 
-impl Drop for Ours {
+impl Drop for Swapped {
     fn drop(&mut self) {
         // It ends with its input.
         drop(self.say.take());

@@ -135,7 +135,7 @@ impl NameServer {
             .with_context(|| format!("start {}", software.name()))?;
         let mut server = NameServer { child, address, log, _home: home };
         let log = server.log.clone();
-        match server.wait_until_served(zones) {
+        match wait_until_served(&mut server.child, address, zones) {
             Ok(()) => Ok(server),
             // It may be that its port was taken.
             Err(error) if server.child.try_wait()?.is_some() => {
@@ -143,22 +143,6 @@ impl NameServer {
             }
             Err(error) => Err(error.context(tail(&log))),
         }
-    }
-
-    fn wait_until_served(&mut self, zones: &ZoneFiles) -> Result<()> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        socket.connect(self.address)?;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-        let patience = START + START_OF_ZONE * u32::try_from(zones.len())?;
-        for zone in zones.probes() {
-            wait_until(&format!("{zone} to be served"), patience, || {
-                if let Some(status) = self.child.try_wait()? {
-                    bail!("the server ended: {status}");
-                }
-                serves(&socket, zone)
-            })?;
-        }
-        Ok(())
     }
 
     /// Where it answers, over UDP and TCP.
@@ -215,6 +199,23 @@ pub fn free_port() -> Result<u16> {
         }
     }
     bail!("no port is free for both UDP and TCP")
+}
+
+/// Waits until a server that was started answers for the zones; of many it is asked for some.
+pub fn wait_until_served(server: &mut Child, address: SocketAddr, zones: &ZoneFiles) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let patience = START + START_OF_ZONE * u32::try_from(zones.len())?;
+    for zone in zones.probes() {
+        wait_until(&format!("{zone} to be served"), patience, || {
+            if let Some(status) = server.try_wait()? {
+                bail!("the server ended: {status}");
+            }
+            serves(&socket, zone)
+        })?;
+    }
+    Ok(())
 }
 
 /// Whether the server answers with authority for the zone.
