@@ -37,7 +37,6 @@ use crate::record::{Name, Record};
 
 pub use self::keys::Trust;
 pub use self::meter::Meter;
-pub use self::nsec3::MAX_ITERATIONS;
 pub use self::refused::{Field, Refused};
 pub use self::seal::Seal;
 pub use self::wire::{admit_octets, exercise, read_records, write_records};

@@ -9,15 +9,13 @@ use domain::rdata::nsec3::{Nsec3, Nsec3param};
 use domain::utils::base32;
 
 use crate::record::Name;
+use crate::zone::TooManyIterations;
 
 use super::Refused;
 use super::content::{Content, Named, Place};
 use super::denial::{bitmap, own_types};
 use super::order::{labels, shared_labels};
 
-/// Most iterations. 0 is right (RFC 9276 section 3.1); validators treat zones with more than 50 to
-/// 150 as unsigned, so more would be no protection.
-pub const MAX_ITERATIONS: u16 = 100;
 /// Octets of a hash, which is SHA-1: nothing else is defined.
 const HASH: usize = 20;
 type Hash = [u8; HASH];
@@ -78,9 +76,7 @@ impl Parameters {
         if algorithm != Nsec3HashAlgorithm::SHA1 || parameters.flags() != 0 {
             return Err(Refused::Nsec3Param);
         }
-        if iterations > MAX_ITERATIONS {
-            return Err(Refused::Iterations { iterations, limit: MAX_ITERATIONS });
-        }
+        let iterations = TooManyIterations::check(iterations)?;
         Ok(Self { iterations, salt: parameters.salt().as_slice().to_vec() })
     }
 

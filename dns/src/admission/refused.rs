@@ -5,6 +5,7 @@ use domain::base::Rtype;
 use domain::base::iana::Class;
 
 use crate::record::Name;
+use crate::zone::TooManyIterations;
 
 use super::keys::SUPPORTED;
 
@@ -336,13 +337,8 @@ pub enum Refused {
     #[error("an NSEC3 zone needs one NSEC3PARAM with SHA-1 and no flags at its apex")]
     Nsec3Param,
     /// More iterations than validators follow (RFC 9276 section 3.2).
-    #[error("the zone has {iterations} NSEC3 iterations, more than {limit}; 0 is right")]
-    Iterations {
-        /// The zone's iterations.
-        iterations: u16,
-        /// The limit.
-        limit: u16,
-    },
+    #[error(transparent)]
+    Iterations(#[from] TooManyIterations),
     /// An NSEC3 with parameters other than the zone's, unknown flags or an owner that is no hash.
     #[error("the NSEC3 of {name} does not fit the zone's NSEC3PARAM")]
     Nsec3Fields {

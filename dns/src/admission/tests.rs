@@ -707,7 +707,7 @@ fn the_nsec3_chain_is_whole_and_exact() {
         assert!(matches!(refused, Refused::Unsigned { .. } | Refused::BothDenials), "{refused}");
     }
     let refused = fixture!("nsec3-iterations").refused();
-    assert_eq!(refused, Refused::Iterations { iterations: 101, limit: 100 });
+    assert_eq!(refused, Refused::Iterations(crate::zone::TooManyIterations(101)));
     let delegation = || record("new.zone.example", Ns::new(name("ns.example")));
     let refused = nsec3().with(delegation()).refused();
     assert_eq!(refused, Refused::Nsec3Missing { name: name("new.zone.example") });

@@ -9,15 +9,11 @@ use domain::rdata::ZoneRecordData;
 use domain::utils::base32;
 use hashbrown::HashTable;
 
-use super::denial::{Hash, Label};
+use super::denial::{Hash, Label, TooManyIterations};
 use super::set::{Draft, Set, wire};
 use super::{Denial, Kind, NONE, Node, NodeId, Nsec3, Zone, hash, rtype};
 use crate::name;
 use crate::record::{Name, Record};
-
-/// Iterations of NSEC3 that are computed for every negative answer. RFC 9276 wants none; resolvers
-/// treat more than this as unsigned.
-const MAX_ITERATIONS: u16 = 50;
 
 /// Why records are not a zone that can be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,9 +42,12 @@ pub enum Invalid {
     /// More than the compiled form can point to.
     #[error("the zone is too large")]
     Zone,
-    /// The hashes cannot be computed, or cost too much.
+    /// The hashes cannot be computed.
     #[error("the NSEC3 records cannot be used: {0}")]
     Nsec3(&'static str),
+    /// The hashes cost too much.
+    #[error(transparent)]
+    Iterations(#[from] TooManyIterations),
 }
 
 /// A name while the zone is compiled.
@@ -229,10 +228,7 @@ impl Zone {
             let [1, _, high, low, _, salt @ ..] = &parameters[..] else {
                 return Err(Invalid::Nsec3("their algorithm is not SHA-1"));
             };
-            let iterations = u16::from_be_bytes([*high, *low]);
-            if iterations > MAX_ITERATIONS {
-                return Err(Invalid::Nsec3("they have too many iterations (RFC 9276 wants none)"));
-            }
+            let iterations = TooManyIterations::check(u16::from_be_bytes([*high, *low]))?;
             let mut chain = Vec::with_capacity(hashed.len());
             for (hash, (label, draft)) in hashed {
                 let set = draft.write(rtype::NSEC3, &self.lower, octets).ok_or(Invalid::Zone)?;

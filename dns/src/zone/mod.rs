@@ -13,6 +13,7 @@ use hashbrown::HashTable;
 
 pub use compile::Invalid;
 pub(crate) use denial::{Denial, Nsec3};
+pub use denial::{MAX_ITERATIONS, TooManyIterations};
 pub(crate) use lookup::Found;
 pub(crate) use set::{Set, split};
 
