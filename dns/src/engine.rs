@@ -11,6 +11,7 @@ use crate::prefix::Prefix;
 use crate::query::{HEADER, Not, Query};
 use crate::rate_limit::{CLASSES, Class, Decision, RateLimiter, Rates};
 use crate::transport::{Asked, Now, Reply, Respond, Via, Worker};
+use crate::unix_time;
 use crate::zone::rtype;
 
 /// Octets of the largest datagram that is sent: it passes every network in one piece.
@@ -21,6 +22,8 @@ const PLAIN_PAYLOAD: u16 = 512;
 const OPT: usize = 11;
 /// Octets of the code and the length of an option.
 const OPTION: usize = 4;
+/// Octets of the content of EDNS EXPIRE.
+const EXPIRE_LEN: usize = 4;
 
 /// What all threads answer from.
 pub struct Engine {
@@ -157,7 +160,7 @@ impl Worker for Answerer {
                 answer::truncate(out, parsed.as_ref().map_or(HEADER, |parsed| parsed.head.len()));
                 // With its cookie a client is limited no longer.
                 if let Ok(parsed) = &parsed {
-                    edns(parsed, cookie, Rcode::NoError, out);
+                    edns(parsed, cookie, None, Rcode::NoError, out);
                 }
                 count(&self.counters.slipped);
             }
@@ -228,17 +231,24 @@ impl Engine {
             (Via::Udp, None) => PLAIN_PAYLOAD.into(),
             (Via::Udp, Some(edns)) => usize::from(edns.payload.clamp(PLAIN_PAYLOAD, PAYLOAD)),
         };
-        let reserve = query.edns.map_or(0, |_| OPT) + cookie.map_or(0, |_| OPTION + COOKIE_LEN);
+        // RFC 7314 section 3.2: asked of a secondary for the SOA record of one of its zones.
+        let expire = query.rtype == rtype::SOA && query.edns.is_some_and(|edns| edns.expire);
+        let reserve = query.edns.map_or(0, |_| OPT)
+            + cookie.map_or(0, |_| OPTION + COOKIE_LEN)
+            + if expire { OPTION + EXPIRE_LEN } else { 0 };
         let look = |entry: Option<&Entry>| match entry {
             Some(Entry::Serving(zone)) => {
-                Ok(answer::answer(zone, query, most - reserve, scratch, out))
+                let class = answer::answer(zone, query, most - reserve, scratch, out);
+                let at_apex = expire && query.name.as_wire() == zone.apex_lower();
+                let left = at_apex.then(|| zone.expires_in(unix_time::seconds())).flatten();
+                Ok((class, left))
             }
             Some(Entry::Expired(_)) => Err(Rcode::ServFail),
             None => Err(Rcode::Refused),
         };
         match self.catalog.with(&query.name, query.rtype == rtype::DS, look) {
-            Ok(class) => {
-                edns(query, cookie, Rcode::NoError, out);
+            Ok((class, expire)) => {
+                edns(query, cookie, expire, Rcode::NoError, out);
                 Outcome::Answer(class)
             }
             Err(rcode) => error(rcode, out),
@@ -251,28 +261,41 @@ const IN: u16 = 1;
 const NOTIFY: u8 = 4;
 const UPDATE: u8 = 5;
 
-/// Ends an answer with EDNS if the client speaks it.
-fn edns(query: &Query<'_>, cookie: Option<Cookie>, rcode: Rcode, out: &mut Vec<u8>) {
+/// Ends an answer with EDNS if the client speaks it. `expire` is how many seconds the zone has left, for
+/// whoever asked.
+fn edns(
+    query: &Query<'_>,
+    cookie: Option<Cookie>,
+    expire: Option<u32>,
+    rcode: Rcode,
+    out: &mut Vec<u8>,
+) {
     const COOKIE: u16 = 10;
+    const EXPIRE: u16 = 9;
     let Some(edns) = query.edns else { return };
-    let mut option = [0; OPTION + COOKIE_LEN];
-    let options = match cookie {
-        None => &[],
-        Some(cookie) => {
-            option[..2].copy_from_slice(&COOKIE.to_be_bytes());
-            option[2..4].copy_from_slice(&(COOKIE_LEN as u16).to_be_bytes());
-            option[4..].copy_from_slice(&cookie.data);
-            &option[..]
-        }
+    let mut options = [0; OPTION + COOKIE_LEN + OPTION + EXPIRE_LEN];
+    let mut end = 0;
+    let mut put = |code: u16, value: &[u8]| {
+        let (head, rest) = options[end..].split_at_mut(OPTION);
+        head[..2].copy_from_slice(&code.to_be_bytes());
+        head[2..].copy_from_slice(&(value.len() as u16).to_be_bytes());
+        rest[..value.len()].copy_from_slice(value);
+        end += OPTION + value.len();
     };
-    answer::finish(out, PAYLOAD, rcode, edns.dnssec, options);
+    if let Some(cookie) = cookie {
+        put(COOKIE, &cookie.data);
+    }
+    if let Some(expire) = expire {
+        put(EXPIRE, &expire.to_be_bytes());
+    }
+    answer::finish(out, PAYLOAD, rcode, edns.dnssec, &options[..end]);
 }
 
 /// An answer without records.
 fn error(query: &Query<'_>, cookie: Option<Cookie>, rcode: Rcode, out: &mut Vec<u8>) -> Outcome {
     let flags = Flags { authoritative: false, truncated: false, rcode };
     answer::plain(query.head, flags, out);
-    edns(query, cookie, rcode, out);
+    edns(query, cookie, None, rcode, out);
     Outcome::Answer(Class::Error)
 }
 
@@ -392,6 +415,37 @@ mod tests {
         let long = respond(&ask("many.example", Rtype::TXT), Via::Stream);
         assert!(!long.header().tc());
         assert_eq!(long.header_counts().ancount(), 7);
+    }
+
+    #[test]
+    fn who_asks_for_the_soa_record_hears_when_the_zone_expires() {
+        use domain::base::opt::Expire;
+        let ask = |name: &str, rtype| {
+            let mut message = MessageBuilder::new_vec().question();
+            message.push((name.parse::<Name>().unwrap(), rtype)).unwrap();
+            let mut message = message.additional();
+            message.opt(|opt| opt.push(&Expire::new(None))).unwrap();
+            message.finish()
+        };
+        let zone = Zone::compile(&"example".parse().unwrap(), &records(ZONE)).unwrap();
+        let engine = Arc::new(Engine::default());
+        let zone = Arc::new(zone);
+        engine.catalog.insert(Entry::Serving(zone.clone()));
+        let told = |query: &[u8]| {
+            let mut out = Vec::new();
+            engine.worker().respond(query, &asked(Via::Udp), &mut out);
+            let message = Message::from_octets(out).unwrap();
+            message.opt().unwrap().opt().expire().map(|option| option.expire())
+        };
+        // Of a zone that does not expire there is nothing to say.
+        assert_eq!(told(&ask("example", Rtype::SOA)), None);
+        zone.set_expires(unix_time::seconds() + 1000);
+        let left = told(&ask("EXAMPLE", Rtype::SOA)).flatten().unwrap();
+        assert!((1..=1000).contains(&left), "{left}");
+        assert_eq!(told(&ask("example", Rtype::MX)), None);
+        assert_eq!(told(&ask("mx.example", Rtype::SOA)), None);
+        zone.set_expires(1);
+        assert_eq!(told(&ask("example", Rtype::SOA)), Some(Some(0)));
     }
 
     #[test]

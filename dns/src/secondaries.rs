@@ -264,6 +264,9 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             // Nobody else's view of it is right either.
             _ => Entry::Expired(lower(&held.zone.load().name).into()),
         };
+        if let Entry::Serving(zone) = &entry {
+            zone.set_expires(state.here.as_ref().map_or(0, |here| here.standing.expires));
+        }
         let served = matches!(entry, Entry::Serving(_));
         self.engine.catalog.insert(entry);
         self.mark(state, served);
@@ -525,7 +528,9 @@ impl<C: Connect, P: Parent> Keeper for Shelf<C, P> {
             let Some(here) = state.here.clone().filter(|_| !state.gone) else { return Ok(()) };
             state.here = Some(Arc::new(here.until(standing)));
             state.error = None;
-            if !state.served {
+            if state.served {
+                here.zone.set_expires(standing.expires);
+            } else {
                 all.publish(&held, &mut state, true);
             }
             drop(state);
@@ -592,7 +597,7 @@ impl Served for Version {
     }
 
     fn expires_in(&self) -> Option<u32> {
-        u32::try_from(self.standing.expires.saturating_sub(unix_time::seconds())).ok()
+        self.zone.expires_in(unix_time::seconds())
     }
 
     fn steps_since(&self, serial: u32) -> Option<Vec<Arc<Difference>>> {

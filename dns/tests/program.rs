@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use sealpost_dns::record::Name;
 use sealpost_dns::transfer::frame::Pace;
 use sealpost_dns::transfer::inbound::Limits;
-use sealpost_dns::transfer::pull::{Ask, version};
+use sealpost_dns::transfer::pull::{Ask, Version, version};
 use sealpost_dns::transfer::query::serial_of;
 use sealpost_dns::transfer::tsig::TsigKey;
 use sealpost_tests::name_server::{self, Denial, Signer};
@@ -144,6 +144,11 @@ impl Drop for Ours {
 }
 
 async fn serial(program: Program, of: SocketAddr, signed: bool) -> Option<u32> {
+    Some(serial_of(&seen(program, of, signed).await?.soa))
+}
+
+/// The version that a server has, and when it expires there.
+async fn seen(program: Program, of: SocketAddr, signed: bool) -> Option<Version> {
     let apex: Name = ZONE.parse().unwrap();
     let key = || {
         let algorithm = program.algorithm().parse().unwrap();
@@ -152,7 +157,7 @@ async fn serial(program: Program, of: SocketAddr, signed: bool) -> Option<u32> {
     let (limits, pace) = (Limits::default(), Pace::default());
     let ask = Ask { apex, key: signed.then(key), limits, pace };
     let mut stream = TcpStream::connect(of).await.ok()?;
-    Some(serial_of(&version(&mut stream, &ask).await.ok()?.soa))
+    version(&mut stream, &ask).await.ok()
 }
 
 /// Waits until the server has this version, and says how long it took.
@@ -197,6 +202,11 @@ async fn chain(program: Program) {
     // A query that is signed has a signed answer.
     assert_eq!(serial(program, ours.address, true).await, Some(1));
     verify(all);
+    // Who has it from us is told how long it lasts here, signed or not (RFC 7314).
+    for signed in [false, true] {
+        let expire = seen(program, ours.address, signed).await.unwrap().expire;
+        assert!(expire.is_some_and(|left| (1_800_000..=1_814_400).contains(&left)), "{expire:?}");
+    }
 
     primary.reload(&second);
     let took = has(program, ours.address, 2, || logs(&ours, [&primary, &secondary])).await;

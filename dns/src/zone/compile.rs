@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use domain::base::Serial;
 use domain::base::iana::Class;
@@ -82,6 +83,7 @@ impl Zone {
             index: HashTable::new(),
             negative_soa: Set::default(),
             denial: Denial::Unsigned,
+            expires: AtomicU64::new(0),
         };
         let mut octets = Vec::new();
         zone.place(apex, &owners, &mut octets)?;

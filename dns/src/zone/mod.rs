@@ -8,6 +8,8 @@ mod lookup;
 mod records;
 mod set;
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
@@ -63,6 +65,8 @@ pub struct Zone {
     /// The SOA as it stands in negative answers (RFC 2308 section 3).
     negative_soa: Set,
     denial: Denial,
+    /// In seconds since 1970; 0 when it does not. All else stays as it was compiled.
+    expires: AtomicU64,
 }
 
 /// A name of the zone.
@@ -109,6 +113,17 @@ impl Zone {
     /// The serial number of its SOA.
     pub fn serial(&self) -> u32 {
         self.serial
+    }
+
+    /// Says when it expires, in seconds since 1970: as a secondary has it, and after each refresh anew.
+    pub fn set_expires(&self, expires: u64) {
+        self.expires.store(expires, Relaxed);
+    }
+
+    /// Seconds until it expires, for EDNS EXPIRE (RFC 7314); `None` when it does not.
+    pub fn expires_in(&self, now: u64) -> Option<u32> {
+        let expires = self.expires.load(Relaxed);
+        (expires > 0).then(|| u32::try_from(expires.saturating_sub(now)).unwrap_or(u32::MAX))
     }
 
     fn node(&self, id: NodeId) -> &Node {
