@@ -111,6 +111,8 @@ pub struct Limits {
     pub zone_octets: usize,
     /// Transfers in at once.
     pub transfers_in: NonZeroUsize,
+    /// Of these, from one primary.
+    pub transfers_in_of_primary: NonZeroUsize,
     /// Transfers out at once.
     pub transfers_out: NonZeroUsize,
 }
@@ -121,6 +123,7 @@ impl Default for Limits {
             zone_records: 100_000,
             zone_octets: 16 * 1024 * 1024,
             transfers_in: const { NonZeroUsize::new(16).unwrap() },
+            transfers_in_of_primary: const { NonZeroUsize::new(4).unwrap() },
             transfers_out: const { NonZeroUsize::new(64).unwrap() },
         }
     }

@@ -105,6 +105,7 @@ impl<C: Connect, P: Parent> NameServer<C, P> {
         let zones = Arc::new(zones);
         let refreshing = refresh::Settings {
             at_once: limits.transfers_in.get(),
+            at_once_of_primary: limits.transfers_in_of_primary.get(),
             ..refresh::Settings::default()
         };
         let keeper = Arc::new(Shelf(zones.clone()));
