@@ -21,6 +21,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sealpost_dns::admission::{self, Expect, Trust, admit};
 use sealpost_dns::catalog::{Catalog, Entry};
+use sealpost_dns::name::Lower;
 use sealpost_dns::record::{Name, Record};
 use sealpost_dns::transfer::access::{Prefix, Rule};
 use sealpost_dns::transfer::difference::Difference;
@@ -254,7 +255,9 @@ async fn flip(what: &str, text: &str, ds: &str, covered: bool, times: u64) {
                 Some(why)
             }
         };
-        let Some(Entry::Serving(served)) = catalog.get(name(APEX).as_slice()) else {
+        let apex = Lower::read(name(APEX).as_slice()).unwrap();
+        let found = catalog.with(&apex, false, |entry| entry.cloned());
+        let Some(Entry::Serving(served)) = found else {
             panic!("{what}: nothing is served after octet {at} was changed")
         };
         if let Some(why) = refused {
