@@ -10,8 +10,10 @@ use anyhow::Result;
 
 use crate::machine::Machine;
 use crate::network::{NAME_SERVER, Network};
+use crate::nsd::Zone;
 use crate::process::Process;
 use crate::wait::wait_until;
+use crate::{nsd, unbound};
 
 /// The name server and the resolver, running.
 #[derive(Debug)]
@@ -24,17 +26,10 @@ pub struct Names {
 /// The trust anchor of the world, on the machines that look names up.
 pub const ANCHOR: &str = "/etc/world/anchor";
 
-const SIGN: &str = "
-    cd /etc/world
-    if [ ! -f keys ]; then
-        zsk=$(ldns-keygen -a ECDSAP256SHA256 .)
-        ksk=$(ldns-keygen -a ECDSAP256SHA256 -k .)
-        echo $zsk $ksk > keys
-    fi
-    read -r zsk ksk < keys
-    ldns-signzone -f signed zone $zsk $ksk
-    cat $ksk.key
-";
+const ROOT: Zone<'_> = Zone { origin: ".", file: "root" };
+
+/// Where everything lies on the machines.
+const DIRECTORY: &str = "/etc/world";
 
 impl Names {
     /// Signs the zone made of `records` (one a line, absolute names) and serves it.
@@ -60,13 +55,14 @@ impl Names {
 /// Writes and signs the zone; the trust anchor.
 fn sign(machine: &Machine, serial: u32, records: &str) -> Result<String> {
     machine.write(
-        "/etc/world/zone",
+        "/etc/world/root",
         &format!(
             "$TTL 60\n. IN SOA ns.world. master.world. {serial} 3600 600 86400 60\n\
              . IN NS ns.world.\nns.world. IN A {NAME_SERVER}\n{records}"
         ),
     )?;
-    machine.run(SIGN)
+    nsd::sign(machine, DIRECTORY, ROOT, &[])?;
+    Ok(machine.read("/etc/world/root.anchor"))
 }
 
 fn serve(network: &Network, records: &str) -> Result<Process> {
@@ -75,25 +71,7 @@ fn serve(network: &Network, records: &str) -> Result<Process> {
     for knowing in [&network.sender, &network.relay] {
         knowing.write(ANCHOR, &anchor)?;
     }
-    machine.write(
-        "/etc/world/nsd.conf",
-        &format!(
-            "server:\n  ip-address: {NAME_SERVER}\n  username: \"\"\n  zonesdir: \"/etc/world\"\n  \
-             database: \"\"\n  pidfile: \"\"\n  xfrdfile: \"\"\n  zonelistfile: \"/etc/world/list\"\n\
-             remote-control:\n  control-enable: no\n\
-             zone:\n  name: \".\"\n  zonefile: \"signed\"\n"
-        ),
-    )?;
-    let command = ["nsd", "-d", "-c", "/etc/world/nsd.conf"];
-    let server = Process::start(machine, "nsd", &command)?;
-    expect_start(machine, "nsd", "nsd started")?;
-    Ok(server)
-}
-
-fn expect_start(machine: &Machine, name: &str, line: &str) -> Result<()> {
-    wait_until(&format!("{name} to serve"), Duration::from_secs(10), || {
-        Ok(machine.read(&Process::log_of(name)).contains(line))
-    })
+    nsd::start(machine, "nsd", NAME_SERVER, DIRECTORY, &[ROOT], "")
 }
 
 /// Starts a resolver on another machine that looks names up, which must have the packages for it.
@@ -103,23 +81,12 @@ pub fn resolve_at(network: &Network, machine: &Machine) -> Result<Process> {
 }
 
 fn resolve(machine: &Machine) -> Result<Process> {
-    machine.write(
-        "/etc/world/hints",
-        &format!(". 60 IN NS ns.world.\nns.world. 60 IN A {NAME_SERVER}\n"),
-    )?;
-    machine.write(
-        "/etc/world/unbound.conf",
-        "server:\n  interface: 127.0.0.1\n  username: \"\"\n  chroot: \"\"\n  directory: \"/etc/world\"\n  \
-         do-daemonize: no\n  use-syslog: no\n  pidfile: \"\"\n  module-config: \"validator iterator\"\n  \
-         do-ip6: no\n  trust-anchor-signaling: no\n  \
-         root-hints: \"/etc/world/hints\"\n  trust-anchor-file: \"/etc/world/anchor\"\n",
-    )?;
     // `trust-ad` lets programs believe the resolver's word that it has validated.
     machine.write("/etc/resolv.conf", "nameserver 127.0.0.1\noptions trust-ad edns0\n")?;
-    let command = ["unbound", "-d", "-c", "/etc/world/unbound.conf"];
-    let resolver = Process::start(machine, "unbound", &command)?;
-    // Asking earlier would cost the patience of `drill`, which is five seconds.
-    expect_start(machine, "unbound", "start of service")?;
+    let more =
+        format!("  module-config: \"validator iterator\"\n  trust-anchor-file: \"{ANCHOR}\"\n");
+    let at = "127.0.0.1";
+    let resolver = unbound::start(machine, "unbound", at, DIRECTORY, NAME_SERVER, &more, &[])?;
     wait_until("a validated answer", Duration::from_secs(10), || {
         let answer = machine.run("drill -D @127.0.0.1 . SOA || true")?;
         Ok(answer.contains("NOERROR") && answer.contains(" ad "))

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-const PROGRAMS: [&str; 2] = ["sealpost-relay", "sealpost-agent"];
+const PROGRAMS: [&str; 3] = ["sealpost-relay", "sealpost-agent", "sealpost-dns"];
 
 /// Names a directory with programs to test instead, such as those of a package.
 const GIVEN: &str = "SEALPOST_PROGRAMS";

@@ -8,29 +8,12 @@ use anyhow::Result;
 use crate::machine::Machine;
 use crate::process::Process;
 use crate::wait::wait_until;
+use crate::{nsd, unbound};
+
+pub use crate::nsd::Zone;
 
 /// Where everything lies on the machine.
 const HOME: &str = "/etc/zones";
-
-const SIGN: &str = r#"
-    cd /etc/zones
-    file=$1 origin=$2
-    shift 2
-    zsk=$(ldns-keygen -a ECDSAP256SHA256 "$origin")
-    ksk=$(ldns-keygen -a ECDSAP256SHA256 -k "$origin")
-    ldns-signzone "$@" -f "$file" "$file" "$zsk" "$ksk"
-    cat "$ksk.key" > "$file.anchor"
-    ldns-key2ds -n -2 "$ksk.key"
-"#;
-
-/// One zone of one name server.
-#[derive(Debug, Clone, Copy)]
-pub struct Zone<'a> {
-    /// Its name, with the final dot.
-    pub origin: &'a str,
-    /// The name of its file.
-    pub file: &'a str,
-}
 
 /// What runs on one machine.
 #[derive(Debug)]
@@ -56,31 +39,14 @@ impl<'a> Zones<'a> {
 
     /// Signs a zone file in place, with `options` of `ldns-signzone`. Returns the DS record.
     pub fn sign(&self, zone: Zone<'_>, options: &[&str]) -> Result<String> {
-        let Zone { origin, file } = zone;
-        let mut command = self.machine.command("sh");
-        command.args(["-ec", SIGN, "sign", file, origin]).args(options);
-        let output = command.output()?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "sign {origin}: {errors}");
-        Ok(String::from_utf8(output.stdout)?)
+        nsd::sign(self.machine, HOME, zone, options)
     }
 
     /// Starts a name server (NSD) at `address`, which it also gives to the machine.
     pub fn serve(&mut self, address: &str, zones: &[Zone<'_>]) -> Result<()> {
-        let machine = self.machine;
         let name = self.at(address)?;
-        let mut config = format!(
-            "server:\n  ip-address: {address}\n  username: \"\"\n  zonesdir: \"{HOME}\"\n  \
-             database: \"\"\n  pidfile: \"\"\n  xfrdfile: \"\"\n  zonelistfile: \"{HOME}/{name}.list\"\n\
-             remote-control:\n  control-enable: no\n"
-        );
-        for Zone { origin, file } in zones {
-            config += &format!("zone:\n  name: \"{origin}\"\n  zonefile: \"{file}\"\n");
-        }
-        let file = format!("{HOME}/{name}.conf");
-        machine.write(&file, &config)?;
-        self.running.push(Process::start(machine, &name, &["nsd", "-d", "-c", &file])?);
-        self.expect(&name, "nsd started")
+        self.running.push(nsd::start(self.machine, &name, address, HOME, zones, "")?);
+        Ok(())
     }
 
     /// Makes the name server at `address` read its zones again.
@@ -97,22 +63,12 @@ impl<'a> Zones<'a> {
     /// Starts a resolver (Unbound) at `address` that begins at the root server `root`. It does not
     /// look at signatures, but passes them on. `lies` are lines of its configuration.
     pub fn resolve(&mut self, address: &str, root: &str, lies: &str) -> Result<()> {
-        let machine = self.machine;
         let name = self.at(address)?;
-        let hints = format!("{HOME}/hints");
-        machine.write(&hints, &format!(". 60 IN NS ns.world.\nns.world. 60 IN A {root}\n"))?;
-        let file = format!("{HOME}/{name}.conf");
-        machine.write(
-            &file,
-            &format!(
-                "server:\n  interface: {address}\n  access-control: 0.0.0.0/0 allow\n  username: \"\"\n  \
-                 chroot: \"\"\n  directory: \"{HOME}\"\n  do-daemonize: no\n  use-syslog: no\n  \
-                 pidfile: \"\"\n  module-config: \"iterator\"\n  do-ip6: no\n  \
-                 outgoing-interface: {address}\n  root-hints: \"{hints}\"\n{lies}"
-            ),
-        )?;
-        self.running.push(Process::start(machine, &name, &["unbound", "-d", "-c", &file])?);
-        self.expect(&name, "start of service")
+        let more =
+            format!("  module-config: \"iterator\"\n  outgoing-interface: {address}\n{lies}");
+        let resolver = unbound::start(self.machine, &name, address, HOME, root, &more, &[])?;
+        self.running.push(resolver);
+        Ok(())
     }
 
     /// Gives an address to the machine, and returns the name of what will run there.
@@ -124,12 +80,6 @@ impl<'a> Zones<'a> {
     /// The trust anchor of a signed zone, as a file outside.
     pub fn anchor(&self, zone: Zone<'_>) -> std::path::PathBuf {
         self.machine.path(&format!("{HOME}/{}.anchor", zone.file))
-    }
-
-    fn expect(&self, name: &str, line: &str) -> Result<()> {
-        wait_until(&format!("{name} to serve"), Duration::from_secs(10), || {
-            Ok(self.machine.read(&Process::log_of(name)).contains(line))
-        })
     }
 }
 
