@@ -121,7 +121,7 @@ fn with_internet(
     }
     let programs = sealpost_tests::programs::directory()?;
     let (dns, postfix) = (unpacked("dns")?, unpacked("postfix")?);
-    let mut network = Network::start(&programs, &dns, &[postfix.clone()], &[])?;
+    let mut network = Network::start(&programs, &dns, std::slice::from_ref(&postfix), &[])?;
     let owner: Arc<Machine> = network.add(FURTHER_BOX, &[dns, postfix])?;
     with_log_tails(&network, || {
         let mut internet = SignedInternet::start(&network)?;
