@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use sealpost_relay::proof::{ProofSettings, Prover, Verdict, record};
+use sealpost_relay::proof::{Parent, ProofSettings, Prover, Verdict, record};
 use sealpost_tests::network::{NAME_SERVER, Network};
 use sealpost_tests::packages::unpacked;
 use sealpost_tests::scene::{allowed, with_log_tails};
@@ -128,6 +128,11 @@ fn internet<'a>(network: &'a Network, mine: Fingerprint) -> Result<Zones<'a>> {
         "  local-zone: \"deep.nsec3.example.\" typetransparent\n\
          \x20 local-data: \"deep.nsec3.example. NS evil.world.\"\n"
             .into(),
+        format!(
+            "  local-zone: \"forged.example.\" typetransparent\n\
+             \x20 local-data: \"forged.example. DS 1 13 2 {}\"\n",
+            "ab".repeat(32)
+        ),
     ];
     zones.resolve(LIAR, NAME_SERVER, &lies.concat())?;
     Ok(zones)
@@ -159,6 +164,17 @@ impl Asker<'_> {
                     prover.check(&domain, self.key).await
                 })
             })
+        })
+    }
+
+    fn parent(&self, resolvers: &[&str], domain: &str) -> Result<Parent> {
+        let (settings, domain) = (self.settings(resolvers)?, domain.parse()?);
+        self.network.relay.enter(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let parent = runtime
+                .block_on(async { anyhow::Ok(Prover::new(&settings)?.parent(&domain).await) })?;
+            println!("{domain}: {parent:?}");
+            Ok(parent)
         })
     }
 
@@ -231,6 +247,39 @@ fn records_in_signed_and_unsigned_zones_are_found_or_missed() -> Result<()> {
             asker.expect_unclear(&HONEST, &many, "has more than 64 TXT records there")?;
         }
         asker.expect_absent(&HONEST, "unregistered.example", "There is no record")?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_the_parent_says_of_keys_counts_with_its_signature_alone() -> Result<()> {
+    with_internet(|zones, asker| {
+        for zone in [SIGNED, NSEC3, STRIPPED] {
+            let domain = zone.origin.trim_end_matches('.');
+            let Parent::Signed(records) = asker.parent(&HONEST, domain)? else {
+                anyhow::bail!("{domain} has a DS record")
+            };
+            let [record] = records.as_slice() else { anyhow::bail!("{records:?}") };
+            let anchor = std::fs::read_to_string(zones.anchor(zone))?;
+            let tag = anchor.split("id = ").nth(1).and_then(|rest| rest.split(' ').next());
+            ensure!(tag == Some(record.key_tag().to_string().as_str()), "{anchor}: {record:?}");
+        }
+        // Denied by NSEC; by NSEC3 that opts out; beneath what is not signed; not there at all.
+        let unsigned =
+            ["unsigned.example", "deep.nsec3.example", "none.unsigned.example", "gone.example"];
+        for domain in unsigned {
+            for resolvers in [&HONEST[..], &[HONEST[0], LIAR, HONEST[1]]] {
+                let parent = asker.parent(resolvers, domain)?;
+                ensure!(parent == Parent::Unsigned, "{domain} by {resolvers:?}: {parent:?}");
+            }
+        }
+        // A record that the parent did not sign.
+        let lied = asker.parent(&[LIAR], "forged.example")?;
+        ensure!(matches!(lied, Parent::Unclear(_)), "{lied:?}");
+        let outvoted = asker.parent(&[HONEST[0], LIAR, HONEST[1]], "forged.example")?;
+        ensure!(matches!(&outvoted, Parent::Signed(records) if records.len() == 1), "{outvoted:?}");
+        let away = asker.parent(&AWAY, "signed.example")?;
+        ensure!(matches!(&away, Parent::Unclear(why) if why.contains("no answer")), "{away:?}");
         Ok(())
     })
 }

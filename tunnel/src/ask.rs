@@ -1,11 +1,15 @@
-//! Requests and answers at work: one stream each, one document each way.
+//! Requests and answers at work: one stream each, one document each way. What an agent opens is such a
+//! stream or one for DNS ([`Opening::Dns`]); the first octet tells which.
 
 use std::time::Duration;
 
-use quinn::{Connection, ConnectionError, ReadError, ReadToEndError, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, ReadError, ReadExactError, ReadToEndError};
+use quinn::{RecvStream, SendStream};
 use quinn::{StoppedError, WriteError};
 use tokio::time::timeout;
 
+use crate::header::{DNS_HEADER, Opening, VERSION_DNS};
+use crate::names::SessionId;
 use crate::request::{Answer, MAX_ANSWER, MAX_REQUEST, Request, RequestError};
 use crate::reset::{ResetCode, describe};
 
@@ -28,6 +32,9 @@ pub enum AskError {
     /// What came cannot be read.
     #[error("what came is {0}")]
     Document(#[from] RequestError),
+    /// A stream for DNS whose header is wrong, or where none belongs.
+    #[error("what came is no header of a stream for DNS, or not in its place")]
+    Header,
     /// It took too long.
     #[error("nothing came within {} s", .0.as_secs())]
     Timeout(Duration),
@@ -58,12 +65,47 @@ pub async fn ask(connection: &Connection, request: &Request) -> Result<Answer, A
         .unwrap_or(Err(AskError::Timeout(ANSWER_TIMEOUT)))
 }
 
-/// The relay's side: the request of one stream, whole.
+/// What an agent opened a stream for.
+#[derive(Debug)]
+pub enum Asked {
+    /// To ask the registry this.
+    Request(Request),
+    /// To send DNS messages, of which nothing was read.
+    Dns(SessionId),
+}
+
+/// The relay's side: what one stream is for, and its request, whole, if that is it.
+pub async fn read_asked(recv: &mut RecvStream) -> Result<Asked, AskError> {
+    timeout(TRANSFER_TIMEOUT, asked(recv)).await.unwrap_or(Err(AskError::Timeout(TRANSFER_TIMEOUT)))
+}
+
+/// As [`read_asked`], where nothing but requests comes.
 pub async fn read_request(recv: &mut RecvStream) -> Result<Request, AskError> {
-    let octets = timeout(TRANSFER_TIMEOUT, read_all(recv, MAX_REQUEST))
-        .await
-        .unwrap_or(Err(AskError::Timeout(TRANSFER_TIMEOUT)))?;
-    Ok(Request::decode(&octets)?)
+    match read_asked(recv).await? {
+        Asked::Request(request) => Ok(request),
+        Asked::Dns(_) => Err(AskError::Header),
+    }
+}
+
+async fn asked(recv: &mut RecvStream) -> Result<Asked, AskError> {
+    let mut octets = [0; DNS_HEADER];
+    match recv.read_exact(&mut octets[..1]).await {
+        Ok(()) => {}
+        Err(ReadExactError::FinishedEarly(_)) => return Ok(Asked::Request(Request::decode(&[])?)),
+        Err(ReadExactError::ReadError(e)) => return Err(lost(e)),
+    }
+    if octets[0] != VERSION_DNS {
+        let rest = read_all(recv, MAX_REQUEST - 1).await?;
+        return Ok(Asked::Request(Request::decode(&[&octets[..1], &rest].concat())?));
+    }
+    recv.read_exact(&mut octets[1..]).await.map_err(|e| match e {
+        ReadExactError::FinishedEarly(_) => AskError::Header,
+        ReadExactError::ReadError(e) => lost(e),
+    })?;
+    match Opening::decode(&octets) {
+        Ok(Some((Opening::Dns(session), DNS_HEADER))) => Ok(Asked::Dns(session)),
+        _ => Err(AskError::Header),
+    }
 }
 
 /// The relay's side: answers and ends the stream. Returns when the agent has the answer, so that
@@ -101,8 +143,14 @@ async fn send_all(send: &mut SendStream, octets: &[u8]) -> Result<(), AskError> 
 async fn read_all(recv: &mut RecvStream, max: usize) -> Result<Vec<u8>, AskError> {
     recv.read_to_end(max).await.map_err(|e| match e {
         ReadToEndError::TooLong => RequestError::TooLong(max + 1, max).into(),
-        ReadToEndError::Read(ReadError::Reset(code)) => AskError::Reset(code.into()),
-        ReadToEndError::Read(ReadError::ConnectionLost(e)) => e.into(),
-        ReadToEndError::Read(_) => AskError::Reset(ResetCode::Aborted),
+        ReadToEndError::Read(e) => lost(e),
     })
+}
+
+fn lost(error: ReadError) -> AskError {
+    match error {
+        ReadError::Reset(code) => AskError::Reset(code.into()),
+        ReadError::ConnectionLost(e) => e.into(),
+        _ => AskError::Reset(ResetCode::Aborted),
+    }
 }

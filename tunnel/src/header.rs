@@ -39,7 +39,7 @@ pub const MAX_ENCODED: usize = FIXED + 8 + 2 * (1 + 16 + 2) + 3 * (1 + 255);
 /// Version and length.
 const FIXED: usize = 3;
 /// The octets of a header of [`VERSION_DNS`].
-const DNS: usize = FIXED + 8;
+pub const DNS_HEADER: usize = FIXED + 8;
 
 /// What a stream is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +71,12 @@ impl Opening {
         };
         let end = FIXED + usize::from(u16::from_be_bytes([length[0], length[1]]));
         match end {
-            ..DNS => return Err(HeaderError::Short),
-            DNS => {}
-            _ => return Err(HeaderError::Trailing(end - DNS)),
+            ..DNS_HEADER => return Err(HeaderError::Short),
+            DNS_HEADER => {}
+            _ => return Err(HeaderError::Trailing(end - DNS_HEADER)),
         }
-        let session = buffer.get(FIXED..DNS).and_then(|session| session.try_into().ok());
-        Ok(session.map(|session| (Self::Dns(SessionId(session)), DNS)))
+        let session = buffer.get(FIXED..DNS_HEADER).and_then(|session| session.try_into().ok());
+        Ok(session.map(|session| (Self::Dns(SessionId(session)), DNS_HEADER)))
     }
 }
 

@@ -5,15 +5,16 @@
 use std::net::Ipv4Addr;
 
 use quinn::{Connection, ConnectionError, Endpoint};
-use sealpost_tunnel::ask::{AskError, ask, read_request, write_answer};
+use sealpost_tunnel::ask::{AskError, Asked, ask, read_asked, read_request, write_answer};
 use sealpost_tunnel::control::{Hello, Message};
 use sealpost_tunnel::greeting::{Control, Event, GreetingError};
+use sealpost_tunnel::names::SessionId;
 use sealpost_tunnel::quic::{self, Pin, Use};
 use sealpost_tunnel::request::{
     Answer, MAX_ANSWER, MAX_REQUEST, Refusal, RefusalCode, Request, RequestError,
 };
 use sealpost_tunnel::restart_keys::RestartKeys;
-use sealpost_tunnel::{Identity, PublicKey, ResetCode};
+use sealpost_tunnel::{Identity, Opening, PublicKey, ResetCode};
 
 struct Relay {
     endpoint: Endpoint,
@@ -96,6 +97,33 @@ async fn read_of(octets: &[u8], end: impl FnOnce(&mut quinn::SendStream)) -> Ask
     end(&mut send);
     let (_send, mut recv) = at_relay.accept_bi().await.unwrap();
     read_request(&mut recv).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_stream_for_dns_is_known_by_its_first_octet_and_nothing_behind_its_header_is_read() {
+    let (relay, agent) = (Relay::start(), Agent::start());
+    let pin = Pin::Exactly(relay.key());
+    let (from_agent, at_relay) = relay.connected(&agent, pin, Use::Tunnel).await;
+    let (mut send, _recv) = from_agent.open_bi().await.unwrap();
+    let header = Opening::Dns(SessionId([7; 8])).encode();
+    // Octet by octet, as a slow network brings it.
+    for octet in [&header[..], b"message"].concat() {
+        send.write_all(&[octet]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    send.finish().unwrap();
+    let (_send, mut recv) = at_relay.accept_bi().await.unwrap();
+    let asked = read_asked(&mut recv).await.unwrap();
+    assert!(matches!(asked, Asked::Dns(SessionId([7, 7, 7, 7, 7, 7, 7, 7]))), "{asked:?}");
+    assert_eq!(recv.read_to_end(100).await.unwrap(), b"message");
+}
+
+#[tokio::test]
+async fn a_header_for_dns_that_is_cut_or_too_long_is_refused() {
+    for bad in [&[3][..], &[3, 0, 8, 1, 2, 3, 4, 5, 6, 7], &[3, 0, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9]] {
+        let error = read_of(bad, |send| send.finish().unwrap()).await;
+        assert!(matches!(error, AskError::Header), "{error}");
+    }
 }
 
 #[tokio::test]

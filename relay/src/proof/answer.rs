@@ -57,7 +57,9 @@ pub(super) fn of_validation(result: Result<&Message, &NetError>, name: &Name) ->
         }
         // The validator also doubts signed records beside which a resolver has put a denial of
         // something else.
-        Err(NetError::Dns(DnsError::Nsec { response, .. })) if is_signed(response, name) => {
+        Err(NetError::Dns(DnsError::Nsec { response, .. }))
+            if is_signed(response, name, &[RecordType::CNAME, RecordType::TXT]) =>
+        {
             response
         }
         Err(NetError::Dns(DnsError::Nsec { .. })) => return Answer::Bogus,
@@ -86,21 +88,21 @@ pub(super) fn of_validation(result: Result<&Message, &NetError>, name: &Name) ->
 
 /// Whether there are records at `name` with a valid signature that was made for this very name,
 /// not for a wildcard: such an answer needs no denial beside it.
-fn is_signed(message: &Message, name: &Name) -> bool {
+pub(super) fn is_signed(message: &Message, name: &Name, types: &[RecordType]) -> bool {
     message.answers.iter().any(|record| match &record.data {
         RData::DNSSEC(DNSSECRData::RRSIG(signature)) => {
             let signed = signature.input();
             record.proof == Proof::Secure
                 && record.name == *name
                 && signed.num_labels == name.num_labels()
-                && matches!(signed.type_covered, RecordType::CNAME | RecordType::TXT)
+                && types.contains(&signed.type_covered)
         }
         _ => false,
     })
 }
 
 /// Whether all records are proven to be signed; `None` if they should be and are not.
-fn common(records: &[&Record]) -> Option<bool> {
+pub(super) fn common(records: &[&Record]) -> Option<bool> {
     let all = |proof| records.iter().all(|record| record.proof == proof);
     if all(Proof::Secure) { Some(true) } else { all(Proof::Insecure).then_some(false) }
 }
@@ -108,7 +110,7 @@ fn common(records: &[&Record]) -> Option<bool> {
 /// As [`common`], for an answer without a record. The validator has checked what is there, but it
 /// is content with any record of an unsigned zone; it must be one of the zone that is asked about,
 /// or a denial could be forged for every signed zone.
-fn denial(message: &Message, name: &Name) -> Option<bool> {
+pub(super) fn denial(message: &Message, name: &Name) -> Option<bool> {
     let is_proof = |r: &Record| matches!(r.record_type(), RecordType::NSEC | RecordType::NSEC3);
     if message.authorities.iter().any(|r| is_proof(r) && r.proof == Proof::Secure) {
         return Some(true);

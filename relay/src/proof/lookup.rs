@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer;
+use super::parent::Word;
 use super::record::LABEL;
 use super::servers::{self, Delegation, MAX_SERVERS, Server};
 use super::validated;
@@ -101,6 +102,20 @@ impl Lookup {
         };
         self.resolvers.iter().zip(answers).map(statement).collect()
     }
+}
+
+/// What the resolvers say of the keys that the parent zone of `domain` vouches for.
+pub(super) async fn at_parent(
+    domain: &Name,
+    resolvers: &[SocketAddr],
+    anchors: &Arc<TrustAnchors>,
+) -> Vec<(String, Word)> {
+    let ask = |&resolver| validated::ask_parent(resolver, anchors.clone(), domain.clone());
+    let words = all(Instant::now() + PATIENCE, resolvers.iter().map(ask)).await;
+    let named = |(&resolver, word): (_, Option<Word>)| {
+        (Source::Resolver(resolver).to_string(), word.unwrap_or(Word::Silent(late())))
+    };
+    resolvers.iter().zip(words).map(named).collect()
 }
 
 fn late() -> String {

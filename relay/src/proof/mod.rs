@@ -5,6 +5,7 @@
 
 pub mod claimable;
 pub mod life;
+pub mod parent;
 pub mod record;
 pub mod verdict;
 pub mod witness;
@@ -24,12 +25,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::proto::dnssec::TrustAnchors;
+use hickory_resolver::proto::rr::Name;
 use hickory_resolver::system_conf::read_system_conf;
 use sealpost_tunnel::{DomainName, Fingerprint};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 pub use claimable::{Claimable, NotClaimable};
+pub use parent::Parent;
 pub use verdict::Verdict;
 
 use lookup::Lookup;
@@ -41,6 +44,7 @@ const TURN: Duration = Duration::from_secs(20);
 /// More resolvers add no certainty, only questions.
 const MAX_RESOLVERS: usize = 8;
 const DNS_PORT: u16 = 53;
+const BUSY: &str = "The relay is busy with other domains. Try again in a minute.";
 
 /// How proofs are looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -110,19 +114,28 @@ impl Prover {
         self.ask(domain, box_key, true).await
     }
 
-    async fn ask(&self, domain: &DomainName, box_key: Fingerprint, claim: bool) -> Verdict {
+    /// Which keys the parent zone of `domain` vouches for, by signatures up to the root.
+    pub async fn parent(&self, domain: &DomainName) -> Parent {
         let Ok(Ok(_turn)) = timeout(TURN, self.turns.acquire()).await else {
-            return Verdict::Unclear(
-                "The relay is busy with other domains. Try again in a minute.".into(),
-            );
+            return Parent::Unclear(BUSY.into());
         };
         let resolvers = match self.current_resolvers() {
             Ok(resolvers) => resolvers,
-            Err(error) => {
-                return Verdict::Unclear(format!(
-                    "The relay knows no resolver ({error}). Its operator must name some."
-                ));
-            }
+            Err(error) => return Parent::Unclear(no_resolver(&error)),
+        };
+        let Ok(name) = Name::from_ascii(format!("{domain}.")) else {
+            return Parent::Unclear(format!("{domain} is no name that can be asked for."));
+        };
+        parent::judge(domain, &lookup::at_parent(&name, &resolvers, &self.anchors).await)
+    }
+
+    async fn ask(&self, domain: &DomainName, box_key: Fingerprint, claim: bool) -> Verdict {
+        let Ok(Ok(_turn)) = timeout(TURN, self.turns.acquire()).await else {
+            return Verdict::Unclear(BUSY.into());
+        };
+        let resolvers = match self.current_resolvers() {
+            Ok(resolvers) => resolvers,
+            Err(error) => return Verdict::Unclear(no_resolver(&error)),
         };
         let Some(lookup) = Lookup::new(domain, resolvers, self.private_servers) else {
             return Verdict::Unclear(format!(
@@ -155,6 +168,10 @@ impl Prover {
         }
         Ok(resolvers)
     }
+}
+
+fn no_resolver(error: &io::Error) -> String {
+    format!("The relay knows no resolver ({error}). Its operator must name some.")
 }
 
 fn anchors(settings: &ProofSettings) -> Result<TrustAnchors, ProverError> {

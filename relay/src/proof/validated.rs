@@ -16,28 +16,52 @@ use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
 use super::answer;
+use super::parent::{self, Word};
 use super::wire::{self, Role};
 use super::witness::Answer;
 
 /// Questions to one resolver about one domain: a chain of keys has about three for each label.
 const MAX_QUESTIONS: usize = 100;
 
-/// What `resolver` says about the TXT records at `name`. The validator is made anew each time: it
-/// remembers by hashes that a stranger can compute, so one domain's answers must not meet
-/// another's.
+/// What `resolver` says about the TXT records at `name`.
 pub(super) async fn ask(resolver: SocketAddr, anchors: Arc<TrustAnchors>, name: Name) -> Answer {
+    let query = Query::query(name.clone(), RecordType::TXT);
+    let (result, failure) = look_up(resolver, anchors, query).await;
+    match (failure, answer::of_validation(result.as_deref(), &name)) {
+        // A key that did not come is no wrong key.
+        (Some(why), Answer::Bogus | Answer::Silent(_)) => Answer::Silent(why),
+        (_, answer) => answer,
+    }
+}
+
+/// What `resolver` says about the DS records of `name`, which are its parent zone's.
+pub(super) async fn ask_parent(
+    resolver: SocketAddr,
+    anchors: Arc<TrustAnchors>,
+    name: Name,
+) -> Word {
+    let query = Query::query(name.clone(), RecordType::DS);
+    let (result, failure) = look_up(resolver, anchors, query).await;
+    match (failure, parent::of_validation(result.as_deref(), &name)) {
+        (Some(why), Word::Bogus | Word::Silent(_)) => Word::Silent(why),
+        (_, word) => word,
+    }
+}
+
+/// The answer, and the first question that was not answered on the way to it. The validator is made
+/// anew each time: it remembers by hashes that a stranger can compute, so one domain's answers must
+/// not meet another's.
+async fn look_up(
+    resolver: SocketAddr,
+    anchors: Arc<TrustAnchors>,
+    query: Query,
+) -> (Result<DnsResponse, NetError>, Option<String>) {
     let upstream = Upstream::new(resolver);
     let validator = DnssecDnsHandle::with_trust_anchor(upstream.clone(), anchors);
-    let query = Query::query(name.clone(), RecordType::TXT);
     let answered = validator.lookup(query, DnsRequestOptions::default()).first_answer();
     // The library logs what strangers send as warnings.
     let result = answered.with_subscriber(Dispatch::none()).await;
-    let answer = answer::of_validation(result.as_deref(), &name);
-    match (upstream.failure.get(), answer) {
-        // A key that did not come is no wrong key.
-        (Some(why), Answer::Bogus | Answer::Silent(_)) => Answer::Silent(why.clone()),
-        (_, answer) => answer,
-    }
+    (result, upstream.failure.get().cloned())
 }
 
 /// Asks the resolver whatever the validator wants to know.
