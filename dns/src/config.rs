@@ -153,7 +153,7 @@ struct Log {
 /// `[[key]]`: a TSIG key.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Key {
+pub struct Key {
     name: ZoneName,
     #[serde(default)]
     algorithm: KeyAlgorithm,
@@ -172,7 +172,14 @@ enum KeyAlgorithm {
 /// A name as it is written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-struct ZoneName(Name);
+pub struct ZoneName(pub(crate) Name);
+
+impl ZoneName {
+    /// In lower case.
+    pub fn name(&self) -> &Name {
+        &self.0
+    }
+}
 
 impl TryFrom<String> for ZoneName {
     type Error = String;
@@ -202,7 +209,7 @@ struct ZoneEntry {
 /// A server, and the key for it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Peer {
+pub struct Peer {
     address: SocketAddr,
     #[serde(default)]
     key: Option<ZoneName>,
@@ -211,7 +218,7 @@ struct Peer {
 /// Who may transfer a zone.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Who {
+pub struct Who {
     #[serde(default)]
     key: Option<ZoneName>,
     #[serde(default)]
@@ -311,18 +318,7 @@ impl Config {
             let help = "name the addresses of this machine, as listen = [\"192.0.2.1:53\"]";
             return Err(source.error(None, "`listen` is empty", Some(help)));
         }
-        let mut keys = HashMap::new();
-        for entry in &file.keys {
-            let (span, key) = (entry.span(), entry.get_ref());
-            let secret = secret(&key.secret_file)
-                .map_err(|message| source.error(Some(span.clone()), &message, None))?;
-            let name = key.name.0.clone();
-            let key = TsigKey::from_base64(name.clone(), key.algorithm.into(), &secret)
-                .map_err(|error| source.error(Some(span.clone()), &error.to_string(), None))?;
-            if keys.insert(name, Arc::new(key)).is_some() {
-                return Err(source.error(Some(span), "there is a key of this name already", None));
-            }
-        }
+        let keys = keys(source, &file.keys)?;
         let mut zones = Vec::with_capacity(file.zones.len());
         let mut names = std::collections::HashSet::new();
         for entry in file.zones {
@@ -346,10 +342,7 @@ impl Config {
                 primaries,
                 trust: zone.trust,
                 transfer_to: rules(source, zone.transfer_to, &keys)?.into(),
-                notify: servers(source, zone.notify, &keys, |address, key| Recipient {
-                    address,
-                    key,
-                })?,
+                notify: recipients(source, zone.notify, &keys)?,
             });
         }
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -369,7 +362,34 @@ impl Config {
     }
 }
 
-type ByName = HashMap<Name, Arc<TsigKey>>;
+/// TSIG keys by their names.
+pub type ByName = HashMap<Name, Arc<TsigKey>>;
+
+/// The keys of a file, with their secrets.
+pub fn keys(source: &Source, entries: &[Spanned<Key>]) -> Result<ByName, ConfigError> {
+    let mut keys = ByName::new();
+    for entry in entries {
+        let (span, key) = (entry.span(), entry.get_ref());
+        let secret = secret(&key.secret_file)
+            .map_err(|message| source.error(Some(span.clone()), &message, None))?;
+        let name = key.name.0.clone();
+        let key = TsigKey::from_base64(name.clone(), key.algorithm.into(), &secret)
+            .map_err(|error| source.error(Some(span.clone()), &error.to_string(), None))?;
+        if keys.insert(name, Arc::new(key)).is_some() {
+            return Err(source.error(Some(span), "there is a key of this name already", None));
+        }
+    }
+    Ok(keys)
+}
+
+/// Those who are to hear of changes.
+pub fn recipients(
+    source: &Source,
+    peers: Vec<Spanned<Peer>>,
+    keys: &ByName,
+) -> Result<Vec<Recipient>, ConfigError> {
+    servers(source, peers, keys, |address, key| Recipient { address, key })
+}
 
 /// What `make` makes of each address and the key for it.
 fn servers<T>(
@@ -399,7 +419,8 @@ fn known(
     })
 }
 
-fn rules(
+/// Those who may transfer a zone.
+pub fn rules(
     source: &Source,
     whos: Vec<Spanned<Who>>,
     keys: &ByName,

@@ -8,6 +8,7 @@ use domain::rdata::Ds;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::admission;
 use crate::record::{Name, Record};
 use crate::secondaries::{Count, Secondaries, Shelf, Status, Zone};
 use crate::store::StoreError;
@@ -21,7 +22,7 @@ use crate::trust::{Candidate, NotAdmitted, Parent, Trust, admit};
 use crate::unix_time;
 
 /// Zones that are fetched once at the same time; others wait.
-const FETCHES: usize = 4;
+const FETCHES: usize = 16;
 /// How long a connection for that may take to come up.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -100,6 +101,20 @@ impl<C: Connect, P: Parent> Handle<C, P> {
     /// How all zones are, in no order.
     pub fn list(&self) -> Vec<Status> {
         self.zones.list()
+    }
+
+    /// The records of the version of a zone that is here, if these DS records vouch for its keys; served or
+    /// not, and however long its signatures still last.
+    pub async fn vouched(&self, apex: &Name, ds: Vec<Ds<Bytes>>) -> Option<Vec<Record>> {
+        let candidate = Arc::new(Candidate {
+            apex: apex.clone(),
+            records: self.zones.records(apex)?,
+            here: None,
+            limits: admission::Limits { remaining_lifetime: None, ..self.zones.admission() },
+            now: unix_time::seconds(),
+        });
+        admit(&candidate, Trust::Ds(ds), &self.zones.parent).await.ok()?;
+        Some(Arc::try_unwrap(candidate).map_or_else(|it| it.records.clone(), |it| it.records))
     }
 
     /// Knows these TSIG keys from now on, and no others.

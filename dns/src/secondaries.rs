@@ -365,6 +365,11 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         self.held(apex).map(|held| held.status())
     }
 
+    /// All records of the version that is here.
+    pub(crate) fn records(&self, apex: &Name) -> Option<Vec<Record>> {
+        Some(self.held(apex)?.here()?.zone.records())
+    }
+
     pub(crate) fn list(&self) -> Vec<Status> {
         self.zones.iter().map(|held| held.status()).collect()
     }

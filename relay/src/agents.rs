@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, Endpoint, Incoming};
-use sealpost_tunnel::control::Hello;
+use sealpost_tunnel::control::{Hello, SERVES_ZONES};
 use sealpost_tunnel::greeting::{self, Control, GreetingError};
 use sealpost_tunnel::pins::Use;
 use sealpost_tunnel::quic::{self, MAX_INCOMING, RETRY_ABOVE};
@@ -43,6 +43,8 @@ pub struct Agents {
     pub draining: CancellationToken,
     /// What log lines may tell, of which boxes are told.
     pub privacy: Privacy,
+    /// Whether the relay serves the zones of its boxes, of which they are told.
+    pub serves_zones: bool,
     /// Where boxes and those that want to be boxes ask.
     pub desk: Arc<Desk>,
     /// Who connected since the registry was last told.
@@ -143,7 +145,9 @@ async fn greet(agents: &Agents, incoming: Incoming) -> Option<Greeted> {
     if !admitted(agents, &connection, &key) {
         return None;
     }
-    let ours = Hello { capabilities: agents.privacy.capabilities(), ..Hello::ours(SOFTWARE) };
+    let zones = if agents.serves_zones { SERVES_ZONES } else { 0 };
+    let capabilities = agents.privacy.capabilities() | zones;
+    let ours = Hello { capabilities, ..Hello::ours(SOFTWARE) };
     match Control::accept(&connection, &ours).await {
         Ok(control) => Some(Greeted::Tunnel(connection, control, key)),
         Err(error) => {
@@ -213,7 +217,7 @@ async fn stay(agents: &Agents, connection: Connection, mut control: Control, key
                 told = true;
                 let _ = control.say_leaving().await;
             }
-            // What a box asks of the registry.
+            // What a box asks of the registry, and tells of its zones.
             Ok((send, recv)) = connection.accept_bi() => agents.desk.take(key, send, recv),
             // A box dials anew when it lost its tunnel, or was killed and started again: what it
             // left here would keep senders waiting until the idle timeout.

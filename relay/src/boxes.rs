@@ -143,6 +143,11 @@ impl Boxes {
         }
     }
 
+    /// The newest tunnel of the box with `key` that is alive, if one is there.
+    pub fn newest(&self, key: &PublicKey) -> Option<Tunnel> {
+        self.places.get(key)?.newest()
+    }
+
     /// All boxes that have a tunnel, in no order.
     pub fn all(&self) -> impl Iterator<Item = Connected> {
         self.places.iter().filter_map(|entry| {

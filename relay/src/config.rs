@@ -15,6 +15,7 @@ use crate::privacy::{ClientAddresses, Privacy, Sessions};
 use crate::proof::ProofSettings;
 use crate::registry::OwnPrefix;
 use crate::shield::ShieldSettings;
+use crate::zones;
 
 /// The file as it is written.
 #[derive(Debug, Deserialize)]
@@ -32,6 +33,8 @@ struct File {
     pairs: Option<Spanned<PairRoles>>,
     smtp: Smtp,
     tunnel: Tunnel,
+    #[serde(default)]
+    dns: Option<Spanned<zones::settings::Table>>,
     #[serde(default)]
     proof: Proof,
     #[serde(default)]
@@ -206,7 +209,7 @@ pub struct Settings {
 }
 
 /// What is fixed from start to end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Fixed {
     /// Where keys are kept.
     pub state: PathBuf,
@@ -230,6 +233,8 @@ pub struct Fixed {
     pub announce: Vec<HostPort>,
     /// Where senders find the relay, for the boxes' DNS records.
     pub shared: Vec<IpAddr>,
+    /// The relay as a name server, if it is one.
+    pub dns: Option<zones::settings::Settings>,
     /// How proofs of domains are looked up.
     pub proof: ProofSettings,
     /// How often they are repeated.
@@ -276,6 +281,7 @@ impl Config {
             let help = "leave the line out for once a day";
             return Err(source.error(None, "[proof] every is less than a minute", Some(help)));
         }
+        let dns = file.dns.map(|dns| zones::settings::Settings::check(source, dns, &file.hostname));
         let pairs = match file.pairs {
             Some(pairs) => checked_pairs(source, pairs, file.own_prefix)?,
             None => PairRoles::default(),
@@ -303,6 +309,7 @@ impl Config {
                 tunnel: file.tunnel.listen,
                 announce,
                 admin: file.admin.listen,
+                dns: dns.transpose()?,
                 proof: ProofSettings {
                     resolvers: file.proof.resolvers,
                     trust_anchor: file.proof.trust_anchor,

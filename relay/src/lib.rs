@@ -21,3 +21,4 @@ pub mod relay;
 pub mod relay_key;
 pub mod route;
 pub mod shield;
+pub mod zones;

@@ -10,6 +10,7 @@ use sealpost_daemon::metrics::{register, register_build_info};
 use sealpost_tunnel::request::RefusalCode;
 
 use crate::ingress::Outcome;
+use crate::zones::notices;
 
 /// How a box's connection attempt or connection ended.
 pub const TUNNEL_OUTCOMES: [&str; 7] =
@@ -64,6 +65,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     proofs: IntCounterVec,
     lists: IntCounterVec,
+    notices: IntCounterVec,
     reloads_failed: IntCounter,
     registry_up: IntGauge,
     registry_boxes: IntGauge,
@@ -184,6 +186,13 @@ impl Metrics {
                     &["outcome"],
                 )?,
             )?,
+            notices: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("sealpost_relay_zone_notices_total", "Notices of boxes' zones"),
+                    &["outcome"],
+                )?,
+            )?,
             registry_up: register(
                 &registry,
                 IntGauge::new("sealpost_relay_registry_up", "Whether the registry can be read")?,
@@ -226,6 +235,9 @@ impl Metrics {
         }
         for outcome in LIST_OUTCOMES {
             metrics.lists.with_label_values(&[outcome]);
+        }
+        for outcome in notices::Outcome::ALL {
+            metrics.notices.with_label_values(&[outcome.label()]);
         }
         for outcome in RefusalCode::ALL.iter().map(|code| code.label()).chain(["done"]) {
             metrics.requests.with_label_values(&[outcome]);
@@ -302,6 +314,11 @@ impl Metrics {
     /// A proof was looked for; one of [`PROOF_OUTCOMES`].
     pub fn proof(&self, outcome: &'static str) {
         self.proofs.with_label_values(&[outcome]).inc();
+    }
+
+    /// A box told of a zone.
+    pub fn notice(&self, outcome: notices::Outcome) {
+        self.notices.with_label_values(&[outcome.label()]).inc();
     }
 
     /// A list was asked about a sender; one of [`LIST_OUTCOMES`].

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealpost_tunnel::DomainName;
+use sealpost_tunnel::request::ProofMethod;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use crate::proof::life::State;
 use crate::proof::verdict::Verdict;
 use crate::registrar::now;
 use crate::registry::{Database, Due};
+use crate::zones::Zones;
 
 /// Domains that are checked at once.
 const AT_ONCE: u32 = 16;
@@ -32,6 +34,8 @@ pub struct Rechecks {
     pub database: Arc<Database>,
     /// Who looks them up.
     pub prover: Arc<Prover>,
+    /// The zones of boxes, if the relay serves them.
+    pub zones: Option<Arc<Zones>>,
     /// What is counted.
     pub metrics: Metrics,
     /// How often each domain is checked.
@@ -69,7 +73,10 @@ impl Rechecks {
     }
 
     async fn check(&self, due: Due) {
-        let verdict = self.prover.check(&due.name, due.box_key).await;
+        let mut verdict = self.prover.check(&due.name, due.box_key).await;
+        if verdict != Verdict::Found && self.is_proved_by_zone(&due).await {
+            verdict = Verdict::Found;
+        }
         let now = now();
         let life = due.life.after(&verdict, now);
         let (label, detail) = match &verdict {
@@ -90,6 +97,17 @@ impl Rechecks {
             return;
         }
         tell(&due.name, due.life.state, life.state, &detail);
+    }
+
+    /// Whether a claim that was proved by the zone and its parent still is, by the zone that is served
+    /// here. A relay that does not serve it goes by what it can see.
+    async fn is_proved_by_zone(&self, due: &Due) -> bool {
+        match &self.zones {
+            Some(zones) if due.method == ProofMethod::Ds => {
+                zones.proves(&due.name, due.box_key).await
+            }
+            _ => false,
+        }
     }
 }
 

@@ -32,6 +32,7 @@ use crate::registrar::{Desk, Registrar, now};
 use crate::registry::follow::Follower;
 use crate::registry::{Database, Effects, Registry, RegistryError, Snapshot};
 use crate::relay_key::RelayKey;
+use crate::zones::{Bound, Zones};
 
 /// How long peers may take to acknowledge that the relay is gone.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -64,6 +65,8 @@ pub struct Relay {
     rechecks: Rechecks,
     listeners: Vec<Listener>,
     agent_listeners: Vec<AgentListener>,
+    zones: Option<Arc<Zones>>,
+    name_server: Option<Bound>,
     health: Health,
     socket: AdminSocket,
     live: Arc<Live>,
@@ -99,6 +102,16 @@ impl Relay {
         ));
         warn_of_few_files(&ingress);
         let prover = Arc::new(Prover::new(&fixed.proof)?);
+        let (zones, name_server) = match fixed.dns.clone() {
+            None => (None, None),
+            Some(dns) => {
+                let (registry, boxes) = (registry.clone(), boxes.clone());
+                let (prover, counted) = (prover.clone(), metrics.registry());
+                let bound = Zones::bind(dns, &fixed.state, registry, boxes, prover, &counted);
+                let (zones, bound) = bound.await.context("[dns]")?;
+                (Some(zones), Some(bound))
+            }
+        };
         let relay_key = Arc::new(ArcSwap::from_pointee(relay_key));
         let registrar = Registrar {
             claimable: Claimable::new(own_names(&hostname, fixed.box_domain.as_ref())),
@@ -107,6 +120,7 @@ impl Relay {
             registry: registry.clone(),
             database: database.clone(),
             prover: prover.clone(),
+            zones: zones.clone(),
             relay_key: relay_key.clone(),
             metrics: metrics.clone(),
         };
@@ -114,6 +128,7 @@ impl Relay {
         let rechecks = Rechecks {
             database: database.clone(),
             prover,
+            zones: zones.clone(),
             metrics: metrics.clone(),
             every: fixed.proof_every,
         };
@@ -123,6 +138,7 @@ impl Relay {
             metrics,
             draining,
             privacy: fixed.privacy,
+            serves_zones: zones.is_some(),
             desk: Arc::new(Desk::new(registrar, requests.clone())),
             seen: Mutex::default(),
         });
@@ -150,6 +166,9 @@ impl Relay {
         for listener in &agent_listeners {
             listening.push(told("tunnel", listener.local_addr()?));
         }
+        for &address in zones.iter().flat_map(|zones| zones.addresses()) {
+            listening.push(told("dns", address));
+        }
         let live = Arc::new(Live::new(
             ingress.clone(),
             follower.clone(),
@@ -168,6 +187,8 @@ impl Relay {
             rechecks,
             listeners,
             agent_listeners,
+            zones,
+            name_server,
             health,
             socket,
             live,
@@ -209,6 +230,11 @@ impl Relay {
         self.agent_listeners.iter().map(AgentListener::local_addr).collect()
     }
 
+    /// The bound addresses of the name server.
+    pub fn dns_addrs(&self) -> Vec<SocketAddr> {
+        self.zones.as_ref().map(|zones| zones.addresses().to_vec()).unwrap_or_default()
+    }
+
     /// The bound HTTP address for the operator.
     pub fn admin_addr(&self) -> std::io::Result<SocketAddr> {
         self.health.local_addr()
@@ -235,6 +261,9 @@ impl Relay {
         for listener in self.agent_listeners {
             background.spawn(listener.run(self.agents.clone(), background.clone()));
         }
+        if let (Some(zones), Some(bound)) = (self.zones.clone(), self.name_server) {
+            background.spawn(zones.run(bound, self.stop.clone()));
+        }
         background.spawn({
             let stop = self.stop.clone();
             async move {
@@ -246,8 +275,15 @@ impl Relay {
         background.spawn(admin::serve(self.socket, self.live.clone(), self.stop.clone()));
         background.spawn({
             let (follower, agents) = (self.follower.clone(), self.agents.clone());
-            let (stop, tasks) = (self.stop.clone(), background.clone());
-            async move { follower.run(stop, |effects| concern(&agents, &tasks, effects)).await }
+            let (stop, tasks, zones) = (self.stop.clone(), background.clone(), self.zones);
+            let concern = move |effects: &Effects| {
+                concern(&agents, &tasks, effects);
+                if let Some(zones) = zones.clone().filter(|_| !effects.moved.is_empty()) {
+                    let moved = effects.moved.clone();
+                    tasks.spawn(async move { zones.settle(&moved).await });
+                }
+            };
+            async move { follower.run(stop, concern).await }
         });
         background.spawn(self.rechecks.run(self.stop.clone()));
         background.spawn(tell_seen(self.agents.clone(), self.database, self.stop.clone()));
@@ -311,6 +347,7 @@ async fn registry_of(
             let database = Arc::new(Database::open(url, &fixed.state).await?);
             let empty =
                 Snapshot::empty(fixed.own_prefix, fixed.box_domain.clone(), fixed.pairs.clone());
+            let empty = if fixed.dns.is_some() { empty.with_domains() } else { empty };
             let registry = Arc::new(Registry::new(empty));
             let follower = Follower::start(database.clone(), registry.clone()).await?;
             Ok((database, registry, Arc::new(follower)))

@@ -121,6 +121,7 @@ mod tests {
             name: name.into(),
             key: Identity::ephemeral().public(),
             mx: vec![format!("mx.{name}.example").parse().unwrap()],
+            domains: vec![],
             addresses: address.map(|a| a.parse().unwrap()).into_iter().collect(),
             pairs: vec![],
         };

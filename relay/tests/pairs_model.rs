@@ -88,6 +88,7 @@ impl Model {
                 name: format!("box{}", id - 1),
                 key: Identity::ephemeral().public(),
                 mx: vec![],
+                domains: vec![],
                 addresses: vec![],
                 pairs: vec![*pair],
             })

@@ -38,7 +38,7 @@ pub struct Status {
 /// An address that is listened on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listening {
-    /// `smtp`, `tunnel` or `admin`.
+    /// `smtp`, `tunnel`, `dns` or `admin`.
     pub service: String,
     /// Where.
     pub address: SocketAddr,

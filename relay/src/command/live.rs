@@ -167,6 +167,9 @@ fn text(status: &report::Status) -> String {
         ("registry", format!("{}, {}", registry.kind, registry.location)),
         ("revision", registry.revision.to_string()),
     ];
+    if !at("dns").is_empty() {
+        known.insert(5, ("dns", at("dns")));
+    }
     if let Some(away) = &registry.away {
         known.push(("away for", span(away.seconds_ago)));
     }

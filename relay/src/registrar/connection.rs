@@ -1,12 +1,15 @@
-//! The streams on which boxes ask: one request and one answer each, and not too many at once.
+//! The streams that boxes open: one request and one answer each, or one notice of a zone, and not too
+//! many at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
 use quinn::{Connection, RecvStream, SendStream};
-use sealpost_tunnel::ask::{read_request, write_answer};
-use sealpost_tunnel::request::{Answer, Refusal, RefusalCode};
+use sealpost_tunnel::ask::{Asked, read_asked, write_answer};
+use sealpost_tunnel::names::SessionId;
+use sealpost_tunnel::quic::AGENT_STREAMS;
+use sealpost_tunnel::request::{Answer, Refusal, RefusalCode, Request};
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{PublicKey, ResetCode};
 use tokio::sync::Semaphore;
@@ -15,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::Registrar;
+use crate::zones::notices::Outcome;
 
 /// Requests that are answered at once, of all boxes.
 const AT_ONCE: usize = 256;
@@ -22,6 +26,10 @@ const AT_ONCE: usize = 256;
 const STRANGERS_AT_ONCE: usize = 32;
 /// Requests that are answered at once, of one box: so that none keeps the others waiting.
 const AT_ONCE_PER_KEY: usize = 2;
+/// Notices of zones that are heard at once, of all boxes.
+const NOTICES: usize = 1024;
+/// The same of one box: as many streams as it may open on a tunnel.
+const NOTICES_PER_KEY: usize = AGENT_STREAMS as usize;
 /// Connections to ask on, of one box.
 const CONNECTIONS_PER_KEY: usize = 4;
 /// Connections to ask on, of all that are no boxes.
@@ -30,15 +38,17 @@ const STRANGERS_CONNECTED: usize = 512;
 const STREAMS: usize = 64;
 /// A connection that is there to ask ends after this.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// For reading a request, and again for writing its answer.
+/// For writing an answer.
 const TRANSFER: Duration = Duration::from_secs(10);
 
 /// Takes requests from streams to the [`Registrar`].
 pub struct Desk {
     registrar: Registrar,
     requests: Arc<DashMap<PublicKey, usize>>,
+    notices: Arc<DashMap<PublicKey, usize>>,
     connections: Arc<DashMap<PublicKey, usize>>,
     places: Semaphore,
+    notice_places: Semaphore,
     strangers: Semaphore,
     strangers_connected: Semaphore,
     streams: TaskTracker,
@@ -56,8 +66,10 @@ impl Desk {
         Self {
             registrar,
             requests: Arc::default(),
+            notices: Arc::default(),
             connections: Arc::default(),
             places: Semaphore::new(AT_ONCE),
+            notice_places: Semaphore::new(NOTICES),
             strangers: Semaphore::new(STRANGERS_AT_ONCE),
             strangers_connected: Semaphore::new(STRANGERS_CONNECTED),
             streams,
@@ -91,22 +103,45 @@ impl Desk {
         self.registrar.registry.snapshot().by_key(&key).is_none()
     }
 
-    /// Answers on one stream, in a task of its own.
+    /// Hears and answers on one stream, in a task of its own.
     pub fn take(self: &Arc<Self>, key: PublicKey, send: SendStream, recv: RecvStream) {
         let desk = self.clone();
         self.streams.spawn(async move { desk.one(key, send, recv).await });
     }
 
-    async fn one(&self, key: PublicKey, mut send: SendStream, mut recv: RecvStream) {
-        let request = match timeout(TRANSFER, read_request(&mut recv)).await {
-            Ok(Ok(request)) => request,
-            failed => {
-                let reason = failed.map_or("too slow".into(), |read| format!("{:?}", read.err()));
-                debug!(reason, "a request could not be read");
+    async fn one(&self, key: PublicKey, send: SendStream, mut recv: RecvStream) {
+        match read_asked(&mut recv).await {
+            Ok(Asked::Request(request)) => self.answer(key, request, send).await,
+            Ok(Asked::Dns(session)) => {
+                self.hear(key, session, TunnelStream::new(send, recv)).await;
+            }
+            Err(error) => {
+                debug!(%error, "what a box asks could not be read");
                 TunnelStream::new(send, recv).abort(ResetCode::Protocol);
-                return;
+            }
+        }
+    }
+
+    /// What a box says about its zones.
+    async fn hear(&self, key: PublicKey, session: SessionId, stream: TunnelStream) {
+        let Some(zones) = &self.registrar.zones else {
+            return stream.abort(ResetCode::ServiceUnknown);
+        };
+        let turn = Turn::take(&self.notices, key, NOTICES_PER_KEY);
+        // Those that are no boxes have no domains, and no places either.
+        let place = (!self.is_stranger(key)).then(|| self.notice_places.try_acquire().ok());
+        let outcome = match (turn, place.flatten()) {
+            (Some(_turn), Some(_place)) => zones.notice(key, stream).await,
+            _ => {
+                stream.abort(ResetCode::Busy);
+                Outcome::TooMany
             }
         };
+        self.registrar.metrics.notice(outcome);
+        debug!(%session, outcome = outcome.label(), "a box told of a zone");
+    }
+
+    async fn answer(&self, key: PublicKey, request: Request, mut send: SendStream) {
         let places = if self.is_stranger(key) { &self.strangers } else { &self.places };
         let turn = Turn::take(&self.requests, key, AT_ONCE_PER_KEY);
         let answer = match (turn, places.try_acquire()) {

@@ -21,6 +21,7 @@ use crate::proof::claimable::Claimable;
 use crate::proof::{Prover, Verdict};
 use crate::registry::{BoxRecord, Database, Registry, RegistryError};
 use crate::relay_key::RelayKey;
+use crate::zones::Zones;
 pub use connection::Desk;
 
 /// How long an answer waits until this relay itself routes by what was written.
@@ -42,6 +43,8 @@ pub struct Registrar {
     pub database: Arc<Database>,
     /// Looks proofs up.
     pub prover: Arc<Prover>,
+    /// The zones of boxes, if the relay serves them.
+    pub zones: Option<Arc<Zones>>,
     /// The relay's key and how it came to be.
     pub relay_key: Arc<ArcSwap<RelayKey>>,
     /// What is counted.
@@ -177,18 +180,35 @@ impl Registrar {
             let message = format!("{own} belongs to this relay; choose another name for the box");
             return Err(refused(RefusalCode::NameRefused, message));
         }
-        // The proof by the parent's DS record will be a second way to get here.
-        match self.prover.check_claim(domain, key.fingerprint()).await {
-            Verdict::Found => {}
-            Verdict::Absent(reason) | Verdict::Unclear(reason) => {
-                return Err(refused(RefusalCode::NotProved, reason));
+        let method = self.proof(key, domain).await?;
+        let now = now();
+        self.database.claim(key, domain, &mx, method, now, now + FIRST_CHECK).await?;
+        info!(r#box = self.name(key), domain = domain.as_str(), "a domain was proved");
+        if method == ProofMethod::Ds {
+            // Until it is served nobody finds the record in it.
+            self.settle().await;
+            if let Some(zones) = &self.zones {
+                zones.begin(domain, key).await;
             }
         }
-        let now = now();
-        let txt = ProofMethod::Txt;
-        self.database.claim(key, domain, &mx, txt, now, now + FIRST_CHECK).await?;
-        info!(r#box = self.name(key), domain = domain.as_str(), "a domain was proved");
         Ok(())
+    }
+
+    /// How `domain` is proved: by the record that all can see; or, as nobody can before the zone is
+    /// served, by the zone itself and its keys' digest in the parent zone.
+    async fn proof(&self, key: PublicKey, domain: &DomainName) -> Result<ProofMethod, Refused> {
+        let reason = match self.prover.check_claim(domain, key.fingerprint()).await {
+            Verdict::Found => return Ok(ProofMethod::Txt),
+            Verdict::Absent(reason) | Verdict::Unclear(reason) => reason,
+        };
+        let Some(zones) = &self.zones else {
+            return Err(refused(RefusalCode::NotProved, reason));
+        };
+        match zones.prove(domain, key).await {
+            Ok(()) => Ok(ProofMethod::Ds),
+            Err(None) => Err(refused(RefusalCode::NotProved, reason)),
+            Err(Some(also)) => Err(refused(RefusalCode::NotProved, format!("{reason} {also}"))),
+        }
     }
 
     async fn standing(&self, key: PublicKey) -> Result<Answer, Refused> {
@@ -205,7 +225,7 @@ impl Registrar {
             addresses: record.map(|record| snapshot.addresses(record)).unwrap_or_default(),
             shared: self.shared.clone(),
             pair: self.pair(key, record).await,
-            name_servers: Vec::new(),
+            name_servers: self.zones.as_ref().map(|it| it.names().to_vec()).unwrap_or_default(),
             domains_allowed: entry.domains_allowed,
             domains: self.database.domains_of(key).await?,
             recovery: entry.recovery,

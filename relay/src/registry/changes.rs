@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use futures_util::TryStreamExt;
-use sealpost_tunnel::{MxName, PublicKey};
+use sealpost_tunnel::{DomainName, MxName, PublicKey};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 use sqlx::{Executor, Row};
@@ -53,11 +53,13 @@ impl Database {
         Ok(revision.unsigned_abs())
     }
 
-    /// What is newer than `since`; everything if `since` is 0.
+    /// What is newer than `since`, and with `with_domains` which domains boxes have; everything if
+    /// `since` is 0.
     pub(super) async fn changes(
         &self,
         connection: &mut AnyConnection,
         since: u64,
+        with_domains: bool,
     ) -> Result<Changes, RegistryError> {
         let begin = match self.kind() {
             Kind::Sqlite => "BEGIN",
@@ -75,6 +77,18 @@ impl Database {
             since,
         )
         .await?;
+        let mut domains: HashMap<i64, Vec<DomainName>> = if with_domains {
+            group(
+                connection,
+                "SELECT b.id, d.name AS value FROM boxes b CROSS JOIN domains d \
+                 WHERE d.box = b.id AND b.revision > $1 \
+                 AND b.state = 'active' AND d.state <> 'released'",
+                since,
+            )
+            .await?
+        } else {
+            HashMap::new()
+        };
         let mut addresses: HashMap<i64, Vec<IpAddr>> = group(
             connection,
             "SELECT b.id, a.address AS value FROM boxes b CROSS JOIN addresses a \
@@ -94,7 +108,7 @@ impl Database {
             .bind(number(since))
             .fetch(&mut *connection);
         while let Some(row) = rows.try_next().await? {
-            boxes.push(read_box(&row, &mut names, &mut addresses, &mut pairs)?);
+            boxes.push(read_box(&row, &mut names, &mut domains, &mut addresses, &mut pairs)?);
         }
         drop(rows);
         let mut retired = Vec::new();
@@ -114,6 +128,7 @@ impl Database {
 fn read_box(
     row: &AnyRow,
     names: &mut HashMap<i64, Vec<MxName>>,
+    domains: &mut HashMap<i64, Vec<DomainName>>,
     addresses: &mut HashMap<i64, Vec<IpAddr>>,
     pairs: &mut HashMap<i64, Vec<GivenPair>>,
 ) -> Result<Changed, RegistryError> {
@@ -126,6 +141,7 @@ fn read_box(
         name: row.try_get("name")?,
         key: parse(row.try_get("key")?)?,
         mx: names.remove(&id).unwrap_or_default(),
+        domains: domains.remove(&id).unwrap_or_default(),
         addresses: addresses.remove(&id).unwrap_or_default(),
         pairs: pairs
             .remove(&id)

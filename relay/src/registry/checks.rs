@@ -1,9 +1,10 @@
 //! Repeated proofs: which are due, and what they brought.
 
+use sealpost_tunnel::request::ProofMethod;
 use sealpost_tunnel::{DomainName, Fingerprint, PublicKey};
 use sqlx::{AnyConnection, Row};
 
-use super::domains::{forget_names, life, text, touch};
+use super::domains::{forget_names, life, method, text, touch};
 use super::{Database, RegistryError, number, parse};
 use crate::proof::life::{Life, State};
 
@@ -18,6 +19,8 @@ pub struct Due {
     pub name: DomainName,
     /// What the record must name.
     pub box_key: Fingerprint,
+    /// By which proof it was claimed.
+    pub method: ProofMethod,
     /// Where it stands.
     pub life: Life,
 }
@@ -32,7 +35,7 @@ impl Database {
                    SELECT d.name FROM domains d JOIN boxes b ON b.id = d.box \
                    WHERE d.next_check <= $2 AND d.state <> 'released' AND b.state = 'active' \
                    ORDER BY d.next_check LIMIT $3) \
-                 RETURNING name, state, since, checked, failures, \
+                 RETURNING name, method, state, since, checked, failures, \
                    (SELECT key FROM boxes WHERE boxes.id = domains.box) AS box_key",
             )
             .bind(number(now + CHECK_LEASE))
@@ -47,6 +50,7 @@ impl Database {
                     Ok(Due {
                         name: parse(row.try_get("name")?)?,
                         box_key: key.fingerprint(),
+                        method: method(row)?,
                         life: life(row)?,
                     })
                 })

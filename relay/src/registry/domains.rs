@@ -248,7 +248,7 @@ fn state_name<S: Serializer>(life: &Life, serializer: S) -> Result<S::Ok, S::Err
     serializer.serialize_str(text(life.state))
 }
 
-fn method(row: &AnyRow) -> Result<ProofMethod, RegistryError> {
+pub(super) fn method(row: &AnyRow) -> Result<ProofMethod, RegistryError> {
     match row.try_get::<&str, _>("method")? {
         "txt" => Ok(ProofMethod::Txt),
         "ds" => Ok(ProofMethod::Ds),

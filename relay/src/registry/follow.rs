@@ -94,7 +94,8 @@ impl Follower {
     }
 
     async fn look(&self, lines: &mut Lines, whole: bool) -> Result<Effects, RegistryError> {
-        let known = self.registry.snapshot().revision();
+        let snapshot = self.registry.snapshot();
+        let (known, with_domains) = (snapshot.revision(), snapshot.has_domains());
         let revision = timeout(PATIENCE, self.revision(lines))
             .await
             .unwrap_or_else(|_| Err(RegistryError::slow()))?;
@@ -113,9 +114,10 @@ impl Follower {
             return self.read_all().await;
         }
         let Some(connection) = &mut lines.connection else { return Ok(Effects::default()) };
-        let changes = timeout(LONG_PATIENCE, self.database.changes(connection, known))
-            .await
-            .unwrap_or_else(|_| Err(RegistryError::slow()))?;
+        let changes =
+            timeout(LONG_PATIENCE, self.database.changes(connection, known, with_domains))
+                .await
+                .unwrap_or_else(|_| Err(RegistryError::slow()))?;
         debug!(revision, boxes = changes.boxes.len(), "registry read");
         Ok(self.registry.apply(changes))
     }
@@ -124,11 +126,11 @@ impl Follower {
     /// of a second, in which this one has mail to carry.
     async fn read_all(&self) -> Result<Effects, RegistryError> {
         let (database, registry) = (self.database.clone(), self.registry.clone());
-        let here = Handle::current();
+        let (here, with_domains) = (Handle::current(), registry.snapshot().has_domains());
         let reading = spawn_blocking(move || {
             let read = async {
                 let mut connection = database.connect().await?;
-                let changes = database.changes(&mut connection, 0).await?;
+                let changes = database.changes(&mut connection, 0, with_domains).await?;
                 Ok(registry.apply(changes))
             };
             here.block_on(timeout(LONG_PATIENCE, read))

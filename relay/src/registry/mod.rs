@@ -24,7 +24,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use sealpost_tunnel::PublicKey;
+use sealpost_tunnel::{DomainName, PublicKey};
 use tokio::sync::watch;
 
 pub use addresses::Assigned;
@@ -54,6 +54,8 @@ pub struct Effects {
     pub rotated: Vec<PublicKey>,
     /// Keys of boxes of which something else changed.
     pub changed: Vec<PublicKey>,
+    /// Domains that a box had and does not have any more, or not under the same key.
+    pub moved: Vec<DomainName>,
     /// Names, keys or addresses that two boxes have in the database; they lead nowhere.
     pub conflicts: Vec<String>,
 }

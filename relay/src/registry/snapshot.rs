@@ -24,6 +24,8 @@ pub struct BoxRecord {
     pub key: PublicKey,
     /// The MX names that lead to it on any address, from domains that are proved.
     pub mx: Vec<MxName>,
+    /// The domains that it has, suspended ones too; none where nobody asks for them.
+    pub domains: Vec<DomainName>,
     /// The addresses that were given to it alone.
     pub addresses: Vec<IpAddr>,
     /// The address pairs that were given to it, each at another relay.
@@ -43,6 +45,9 @@ pub struct Snapshot {
     by_mx: HashTrieMapSync<MxName, Arc<BoxRecord>>,
     by_address: HashTrieMapSync<IpAddr, Arc<BoxRecord>>,
     by_pair: HashTrieMapSync<AddressPair, Arc<BoxRecord>>,
+    /// Only where `with_domains`: on a relay without zones it would be memory for nothing.
+    by_domain: HashTrieMapSync<DomainName, Arc<BoxRecord>>,
+    with_domains: bool,
     retired: HashTrieSetSync<PublicKey>,
 }
 
@@ -70,8 +75,21 @@ impl Snapshot {
             by_mx: HashTrieMapSync::new_sync(),
             by_address: HashTrieMapSync::new_sync(),
             by_pair: HashTrieMapSync::new_sync(),
+            by_domain: HashTrieMapSync::new_sync(),
+            with_domains: false,
             retired: HashTrieSetSync::new_sync(),
         }
+    }
+
+    /// This one, which knows whose domains are whose from its first reading on.
+    #[must_use]
+    pub fn with_domains(self) -> Self {
+        Self { with_domains: true, ..self }
+    }
+
+    /// Whether it knows that.
+    pub fn has_domains(&self) -> bool {
+        self.with_domains
     }
 
     /// The revision of the registry that this is.
@@ -87,6 +105,11 @@ impl Snapshot {
     /// The box that `name` leads to.
     pub fn by_mx(&self, name: &MxName) -> Option<&Arc<BoxRecord>> {
         self.by_mx.get(name)
+    }
+
+    /// The box that has `domain`, suspended or not.
+    pub fn by_domain(&self, domain: &DomainName) -> Option<&Arc<BoxRecord>> {
+        self.by_domain.get(domain)
     }
 
     /// The box that `address` belongs to; none when the address is shared.
@@ -156,6 +179,7 @@ impl Snapshot {
             // have been restored from a backup, or have lost its last changes failing over.
             Self {
                 retired: self.retired.clone(),
+                with_domains: self.with_domains,
                 ..Self::empty(self.own_prefix, self.box_domain.clone(), self.pair_roles.clone())
             }
         } else {
@@ -188,6 +212,10 @@ impl Snapshot {
             next.insert(Arc::new(record), &mut effects.conflicts);
         }
         for before in before {
+            let moved = |domain: &&DomainName| {
+                next.by_domain(domain).is_none_or(|record| record.key != before.key)
+            };
+            effects.moved.extend(before.domains.iter().filter(moved).cloned());
             match next.by_key(&before.key) {
                 None if !changes.whole && rotated(&before.key) => effects.rotated.push(before.key),
                 None => effects.gone.push(before.key),
@@ -206,6 +234,9 @@ impl Snapshot {
         }
         for mx in record.mx.iter().cloned().chain(self.own_name(&record.name)) {
             enter(&mut self.by_mx, mx, &record, conflicts);
+        }
+        for domain in &record.domains {
+            enter(&mut self.by_domain, domain.clone(), &record, conflicts);
         }
         for address in &record.addresses {
             // An IPv4 client of an IPv6 socket must meet the same entry.
@@ -226,6 +257,9 @@ impl Snapshot {
         self.by_key.remove_mut(&record.key);
         for mx in record.mx.iter().cloned().chain(self.own_name(&record.name)) {
             leave(&mut self.by_mx, &mx, id);
+        }
+        for domain in &record.domains {
+            leave(&mut self.by_domain, domain, id);
         }
         for address in &record.addresses {
             leave(&mut self.by_address, &address.to_canonical(), id);
@@ -278,6 +312,7 @@ mod tests {
             name: name.into(),
             key: Identity::ephemeral().public(),
             mx: vec![mx.parse().unwrap()],
+            domains: vec![],
             addresses: vec![address.parse().unwrap()],
             pairs: vec![],
         }
@@ -373,6 +408,33 @@ mod tests {
         let (after, _) = before.after(Changes { retired, ..changes(2, boxes) });
         assert!(after.is_retired(&alice.key) && after.by_key(&alice.key).is_none());
         assert_eq!(after.by_mx(&alice.mx[0]).unwrap().key, new.key);
+    }
+
+    #[test]
+    fn domains_that_pass_to_another_key_or_to_nobody_are_told() {
+        let domain = |text: &str| text.parse::<DomainName>().unwrap();
+        let alice = BoxRecord {
+            domains: vec![domain("alice.example"), domain("shop.example")],
+            ..record(256, "alice", "mx.alice.example", "192.0.2.1")
+        };
+        let bob = record(257, "bob", "mx.bob.example", "192.0.2.2");
+        let before = of(&[&alice, &bob]);
+        assert_eq!(before.by_domain(&domain("shop.example")).unwrap().key, alice.key);
+        let with = |record: &BoxRecord, domains: &[&str]| {
+            let domains = domains.iter().map(|text| domain(text)).collect();
+            Changed::Active(BoxRecord { domains, ..record.clone() })
+        };
+        let changed = vec![with(&bob, &["shop.example"]), with(&alice, &["alice.example"])];
+        let (after, effects) = before.after(changes(2, changed));
+        assert_eq!(effects.moved, [domain("shop.example")]);
+        assert_eq!(after.by_domain(&domain("shop.example")).unwrap().key, bob.key);
+        // A new key of the same box.
+        let new = BoxRecord { key: Identity::ephemeral().public(), ..alice.clone() };
+        let (_, effects) = before.after(changes(2, vec![Changed::Active(new)]));
+        assert_eq!(effects.moved, alice.domains);
+        let (gone, effects) = before.after(changes(2, vec![Changed::Gone(256)]));
+        assert_eq!(effects.moved, alice.domains);
+        assert!(gone.by_domain(&domain("alice.example")).is_none());
     }
 
     #[test]

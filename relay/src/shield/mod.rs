@@ -16,11 +16,11 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use sealpost_tunnel::PublicKey;
 
+pub(crate) use bucket::Buckets;
 pub use bucket::Rate;
 pub use dnsbl::List;
 pub use settings::ShieldSettings;
 
-use bucket::Buckets;
 use lists::Lists;
 
 use crate::metrics::Metrics;

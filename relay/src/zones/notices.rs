@@ -1,0 +1,123 @@
+//! Boxes say that their zones changed (NOTIFY, RFC 1996), each on a stream of its own.
+//!
+//! A notice of the version that is served costs nothing, so a box may repeat all of its own whenever
+//! its tunnel is new. Any other one makes the relay fetch and check a zone, and takes a token.
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use sealpost_dns::transfer::notify::{self, Decision, Notice};
+use sealpost_tunnel::stream::TunnelStream;
+use sealpost_tunnel::{PublicKey, ResetCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::Zones;
+use super::parents::domain_of;
+use crate::shield::Rate;
+
+/// The longest notice, in octets: a question and a SOA record fill no fourth of it.
+const MAX_NOTICE: usize = 4096;
+/// For reading a notice, and again for writing the answer.
+const TRANSFER: Duration = Duration::from_secs(10);
+/// How long a notice waits while zones are read from the disk.
+const START: Duration = Duration::from_secs(10);
+/// Zones that one box may have fetched. At once: all that a box with many domains may have changed
+/// while it was away.
+const FETCHED: Rate =
+    Rate { per_minute: NonZeroU32::new(20).expect("not zero"), burst: NonZeroU32::new(120) };
+
+/// What became of a notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The zone is served, and its box is asked for it.
+    Taken,
+    /// The zone is not one of a domain that the box has here.
+    Foreign,
+    /// The box has had too many zones fetched lately, or the relay is starting.
+    TooMany,
+    /// It is no notice.
+    Unreadable,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Taken, Self::Foreign, Self::TooMany, Self::Unreadable];
+
+    /// For counters and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Foreign => "foreign",
+            Self::TooMany => "too-many",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+impl Zones {
+    /// Hears and answers the one notice on `stream`, which the box with `key` opened.
+    pub async fn notice(&self, key: PublicKey, mut stream: TunnelStream) -> Outcome {
+        let Ok(Ok(message)) = timeout(TRANSFER, read(&mut stream)).await else {
+            stream.abort(ResetCode::Protocol);
+            return Outcome::Unreadable;
+        };
+        let (outcome, reply) = self.answer(key, &message).await;
+        match reply {
+            Some(reply) => {
+                if !matches!(timeout(TRANSFER, write(&mut stream, &reply)).await, Ok(Ok(()))) {
+                    stream.abort(ResetCode::Aborted);
+                }
+            }
+            None if outcome == Outcome::TooMany => stream.abort(ResetCode::Busy),
+            None => stream.abort(ResetCode::Protocol),
+        }
+        outcome
+    }
+
+    async fn answer(&self, key: PublicKey, message: &[u8]) -> (Outcome, Option<Vec<u8>>) {
+        let Ok(notice) = notify::parse(message) else {
+            return (Outcome::Unreadable, self.server.notify_from(&key, message));
+        };
+        let domain = domain_of(&notice.apex).filter(|domain| self.is_of(domain, key));
+        let Some(domain) = domain else {
+            return (Outcome::Foreign, notify::reply(message, Decision::NotAuth));
+        };
+        let known = self.is_served(&notice);
+        if !known && !self.fetched.take(key, FETCHED, Instant::now()) {
+            return (Outcome::TooMany, None);
+        }
+        if timeout(START, self.loaded()).await.is_err() {
+            return (Outcome::TooMany, None);
+        }
+        if !self.host(&domain, key).await {
+            return (Outcome::Foreign, notify::reply(message, Decision::NotAuth));
+        }
+        (Outcome::Taken, self.server.notify_from(&key, message))
+    }
+
+    /// Whether the version that a notice is about is the one that is served.
+    fn is_served(&self, notice: &Notice) -> bool {
+        self.server.status(&notice.apex).is_some_and(|status| {
+            let here = status.version.map(|version| version.serial);
+            status.served && status.error.is_none() && here.is_some() && here == notice.serial
+        })
+    }
+}
+
+/// The message behind its length (RFC 1035 section 4.2.2).
+async fn read(stream: &mut TunnelStream) -> std::io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length > MAX_NOTICE {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; length];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write(stream: &mut TunnelStream, message: &[u8]) -> std::io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(std::io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), message].concat()).await?;
+    stream.shutdown().await
+}

@@ -1,0 +1,195 @@
+//! `[dns]`: the relay as a name server.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use sealpost_daemon::config::{ConfigError, Source};
+use sealpost_dns::config::{self, keys, recipients, rules};
+use sealpost_dns::config::{Cookies, Key, Peer, RateLimit, Tls, Who, ZoneName};
+use sealpost_dns::record::Name;
+use sealpost_dns::server;
+use sealpost_dns::transfer::access::Rule;
+use sealpost_dns::transfer::notifier::Recipient;
+use sealpost_dns::transfer::tsig::TsigKey;
+use sealpost_tunnel::MxName;
+use serde::Deserialize;
+use toml::Spanned;
+
+/// Most names of name servers: what a registry takes.
+const MAX_NAMES: usize = 13;
+
+/// The table as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    listen: Vec<SocketAddr>,
+    #[serde(default)]
+    names: Vec<MxName>,
+    #[serde(default)]
+    threads: Option<NonZeroUsize>,
+    #[serde(default)]
+    tls: Option<Tls>,
+    #[serde(default)]
+    cookies: Cookies,
+    #[serde(default)]
+    rate_limit: RateLimit,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    transfer_to: Vec<Spanned<Who>>,
+    #[serde(default)]
+    notify: Vec<Spanned<Peer>>,
+    #[serde(default, rename = "key")]
+    keys: Vec<Spanned<Key>>,
+    #[serde(default, rename = "zone")]
+    zones: Vec<Spanned<ZoneTable>>,
+}
+
+/// `[dns.limits]`: what zones and transfers may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Records of a zone. Far fewer than a name server of one's own takes: each is checked, for anybody
+    /// who has a box.
+    pub zone_records: usize,
+    /// Octets of a zone.
+    pub zone_octets: usize,
+    /// Transfers in at once.
+    pub transfers_in: NonZeroUsize,
+    /// Transfers out at once.
+    pub transfers_out: NonZeroUsize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let config::Limits { transfers_in, transfers_out, .. } = config::Limits::default();
+        Self { zone_records: 10_000, zone_octets: 2 * 1024 * 1024, transfers_in, transfers_out }
+    }
+}
+
+impl From<Limits> for config::Limits {
+    fn from(limits: Limits) -> Self {
+        let Limits { zone_records, zone_octets, transfers_in, transfers_out } = limits;
+        // Those of one box are few whatever the operator wants: they hold up that box alone.
+        Self { zone_records, zone_octets, transfers_in, transfers_out, ..Self::default() }
+    }
+}
+
+/// `[[dns.zone]]`: what holds for one zone beside what holds for all.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ZoneTable {
+    name: ZoneName,
+    #[serde(default)]
+    transfer_to: Vec<Spanned<Who>>,
+    #[serde(default)]
+    notify: Vec<Spanned<Peer>>,
+}
+
+/// The table, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    listen: Vec<SocketAddr>,
+    names: Vec<MxName>,
+    threads: NonZeroUsize,
+    tls: Option<Tls>,
+    cookies: Cookies,
+    rate_limit: RateLimit,
+    limits: Limits,
+    keys: Vec<Arc<TsigKey>>,
+    policy: Policy,
+}
+
+/// Who may have zones from here, and who hears of their changes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Policy {
+    all: Others,
+    /// Of single zones, by their names in lower case, with those of all.
+    single: HashMap<Name, Others>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Others {
+    transfer_to: Arc<[Rule]>,
+    notify: Vec<Recipient>,
+}
+
+impl Settings {
+    /// Checks the table of a relay that is called `hostname`.
+    pub fn check(
+        source: &Source,
+        table: Spanned<Table>,
+        hostname: &MxName,
+    ) -> Result<Self, ConfigError> {
+        let span = table.span();
+        let wrong =
+            |message: &str, help: &str| source.error(Some(span.clone()), message, Some(help));
+        let table = table.into_inner();
+        if table.listen.is_empty() {
+            let help = "name the addresses of this machine, as listen = [\"192.0.2.1:53\"]";
+            return Err(wrong("[dns] listen names no address", help));
+        }
+        if table.names.len() > MAX_NAMES {
+            return Err(wrong(
+                "[dns] names has more than 13 names",
+                "NS records of so many do not fit into one answer",
+            ));
+        }
+        if table.limits.zone_records == 0 || table.limits.zone_octets == 0 {
+            let help = "leave the line out for the default";
+            return Err(wrong("a limit of 0 would refuse all zones", help));
+        }
+        let keys = keys(source, &table.keys)?;
+        let all = Others {
+            transfer_to: rules(source, table.transfer_to, &keys)?.into(),
+            notify: recipients(source, table.notify, &keys)?,
+        };
+        let mut single = HashMap::new();
+        for entry in table.zones {
+            let (span, zone) = (entry.span(), entry.into_inner());
+            let own = rules(source, zone.transfer_to, &keys)?;
+            let mut others = all.clone();
+            others.transfer_to = all.transfer_to.iter().cloned().chain(own).collect();
+            others.notify.extend(recipients(source, zone.notify, &keys)?);
+            if single.insert(zone.name.name().clone(), others).is_some() {
+                return Err(source.error(Some(span), "there is a zone of this name already", None));
+            }
+        }
+        let mut keys: Vec<_> = keys.into_values().collect();
+        keys.sort_by_cached_key(|key| key.name().to_string());
+        let names = if table.names.is_empty() { vec![hostname.clone()] } else { table.names };
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Ok(Self {
+            listen: table.listen,
+            names,
+            threads: table.threads.unwrap_or(cores),
+            tls: table.tls,
+            cookies: table.cookies,
+            rate_limit: table.rate_limit,
+            limits: table.limits,
+            keys,
+            policy: Policy { all, single },
+        })
+    }
+
+    /// For the name server, which keeps its zones in `state`; for each zone; and the names for NS
+    /// records.
+    pub(super) fn split(self, state: &Path) -> (server::Settings, Policy, Vec<MxName>) {
+        let Self { listen, threads, tls, cookies, rate_limit, limits, keys, policy, names } = self;
+        let (state, limits, keys) = (state.to_owned(), limits.into(), keys.into_iter().collect());
+        let server =
+            server::Settings { state, listen, threads, tls, cookies, rate_limit, limits, keys };
+        (server, policy, names)
+    }
+}
+
+impl Policy {
+    /// Who may transfer the zone `apex`, and who hears of its changes.
+    pub(super) fn of(&self, apex: &Name) -> (Arc<[Rule]>, Vec<Recipient>) {
+        let Others { transfer_to, notify } = self.single.get(apex).unwrap_or(&self.all).clone();
+        (transfer_to, notify)
+    }
+}
