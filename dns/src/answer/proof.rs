@@ -3,7 +3,7 @@
 
 use super::Answer;
 use super::writer::{Full, Owner, Section};
-use crate::name::{Lower, MAX_OCTETS};
+use crate::name::{Lower, MAX_OCTETS, sort_key, wildcard_key};
 use crate::zone::{Denial, NodeId, Nsec3, Set, rtype};
 
 /// Whose record it is.
@@ -25,7 +25,9 @@ impl<'z> Answer<'z, '_> {
             Denial::Unsigned => {}
             Denial::Nsec { .. } => {
                 self.cover(self.labels_of(name, name.labels()));
-                self.cover(&wildcard(self.labels_of(name, encloser)));
+                // The key of the wildcard begins as that of the name.
+                wildcard_key(encloser - self.zone.apex_labels(), &mut self.scratch.key);
+                self.cover_key();
             }
             Denial::Nsec3(nsec3) => {
                 let proved = self.prove_encloser(nsec3, name, encloser);
@@ -102,7 +104,13 @@ impl<'z> Answer<'z, '_> {
 
     /// The NSEC record that matches or covers these labels below the apex.
     fn cover(&mut self, labels: &[u8]) {
-        let Some(node) = self.zone.nsec(labels, &mut self.scratch.key) else { return };
+        sort_key(labels, &mut self.scratch.key);
+        self.cover_key();
+    }
+
+    /// The NSEC record that matches or covers the name whose key was made last.
+    fn cover_key(&mut self) {
+        let Some(node) = self.zone.nsec(&self.scratch.key) else { return };
         if let Some(set) = self.zone.set(node, rtype::NSEC) {
             self.add(Owned::Node(node), set);
         }

@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 
 use super::{NodeId, Set, Zone};
-use crate::name::{self, Lower};
+use crate::name::Lower;
 
 /// How a zone denies.
 pub(crate) enum Denial {
@@ -52,17 +52,16 @@ pub(super) type Hash = [u8; 20];
 pub(super) type Label = [u8; 33];
 
 impl Zone {
-    /// The node whose NSEC record matches or covers a name with these labels below the apex: itself, or
-    /// the nearest before it that has one. `sought` is room for its key.
-    pub(crate) fn nsec(&self, labels: &[u8], sought: &mut Vec<u8>) -> Option<NodeId> {
+    /// The node whose NSEC record matches or covers a name whose labels below the apex have this key
+    /// ([`sort_key`](crate::name::sort_key)): itself, or the nearest before it that has one.
+    pub(crate) fn nsec(&self, sought: &[u8]) -> Option<NodeId> {
         let Denial::Nsec { keys, chain } = &self.denial else { return None };
-        name::sort_key(labels, sought);
         let begin = |at: usize| at.checked_sub(1).map_or(0, |before| chain[before].0 as usize);
         let (mut low, mut high) = (0, chain.len());
         // Between them are those that are not known yet to be before or behind it.
         while low < high {
             let middle = low + (high - low) / 2;
-            if keys[begin(middle)..chain[middle].0 as usize] <= sought[..] {
+            if keys[begin(middle)..chain[middle].0 as usize] <= *sought {
                 low = middle + 1;
             } else {
                 high = middle;
