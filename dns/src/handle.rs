@@ -103,14 +103,14 @@ impl<C: Connect, P: Parent> Handle<C, P> {
         self.zones.list()
     }
 
-    /// The records of the version of a zone that is here, if these DS records vouch for its keys; served or
-    /// not, and however long its signatures still last.
+    /// The records of the version of a zone that is here, served or not, if these DS records vouch for its
+    /// keys and its signatures hold now, for however long.
     pub async fn vouched(&self, apex: &Name, ds: Vec<Ds<Bytes>>) -> Option<Vec<Record>> {
         let candidate = Arc::new(Candidate {
             apex: apex.clone(),
             records: self.zones.records(apex)?,
             here: None,
-            limits: admission::Limits { remaining_lifetime: None, ..self.zones.admission() },
+            limits: admission::Limits { remaining_lifetime: Some(0), ..self.zones.admission() },
             now: unix_time::seconds(),
         });
         admit(&candidate, Trust::Ds(ds), &self.zones.parent).await.ok()?;

@@ -415,6 +415,12 @@ mod tests {
     }
 
     #[test]
+    fn a_relay_is_no_name_server_unless_told_so() {
+        assert_eq!(load("").unwrap().fixed.dns, None);
+        assert!(load("[dns]\nlisten = [\"127.0.0.1:0\"]\n").unwrap().fixed.dns.is_some());
+    }
+
+    #[test]
     fn the_password_of_the_registry_is_not_shown() {
         let config = load("registry = \"postgres://relay:secret@db.example/x\"\n").unwrap();
         assert!(!format!("{:?}", config.fixed).contains("secret"));
@@ -423,6 +429,25 @@ mod tests {
     #[test]
     fn bad_values_show_their_line_and_the_cure() {
         for (more, place, word) in [
+            ("[dns]\nlisten = []\n", ":5:", "listen = [\"192.0.2.1:53\"]"),
+            ("[dns]\nlisen = []\n", ":6:", "did you mean `listen`?"),
+            ("[dns]\n", ":5:", "listen"),
+            (
+                "[dns]\nlisten = [\"127.0.0.1:0\"]\nnotify = [{ address = \"192.0.2.1:53\", key = \"k\" }]\n",
+                ":7:",
+                "give it a [[key]]",
+            ),
+            (
+                "[dns]\nlisten = [\"127.0.0.1:0\"]\nlimits.zone_records = 0\n",
+                ":5:",
+                "leave the line out",
+            ),
+            (
+                "[dns]\nlisten = [\"127.0.0.1:0\"]\n[[dns.zone]]\nname = \"a.example\"\n\
+                 [[dns.zone]]\nname = \"A.example.\"\n",
+                ":9:",
+                "a zone of this name already",
+            ),
             ("[limits]\nsesions = 1\n", ":6:", "did you mean `sessions`?"),
             ("[limits]\nsessions = 0\n", ":5:", "leave the line out"),
             ("[limits]\npark = \"60s\"\n", ":5:", "at most 25s"),

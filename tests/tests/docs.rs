@@ -172,6 +172,8 @@ fn every_configuration_key_is_explained() {
         "[pairs]\n",
         "[smtp]\n",
         "[tunnel]\n",
+        "[dns]\n",
+        "[[dns.zone]]\n",
         "[proof]\n",
         "[admin]\n",
         "[log]\n",

@@ -108,6 +108,7 @@ pub(super) fn judge(domain: &DomainName, words: &[(String, Word)]) -> Parent {
             agreed.push(record.clone());
         }
     }
+    agreed.sort_by(|a, b| (a.key_tag(), a.digest()).cmp(&(b.key_tag(), b.digest())));
     if !agreed.is_empty() {
         return Parent::Signed(agreed);
     }

@@ -193,3 +193,45 @@ impl Policy {
         (transfer_to, notify)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        #[derive(Deserialize)]
+        struct File {
+            dns: Spanned<Table>,
+        }
+        let source = Source::from_text("relay.toml", text);
+        let file: File = source.parse().unwrap();
+        let hostname = "relay.example.net".parse().unwrap();
+        Settings::check(&source, file.dns, &hostname).unwrap()
+    }
+
+    #[test]
+    fn a_short_table_gets_the_relays_name_and_limits_for_strangers() {
+        let (server, policy, names) =
+            settings("[dns]\nlisten = [\"127.0.0.1:0\"]\n").split(Path::new("/state"));
+        assert_eq!(names, ["relay.example.net".parse().unwrap()]);
+        assert_eq!((server.limits.zone_records, server.limits.zone_octets), (10_000, 2_097_152));
+        assert_eq!(server.limits.transfers_in, config::Limits::default().transfers_in);
+        assert_eq!(policy, Policy::default());
+    }
+
+    #[test]
+    fn a_zone_has_what_is_for_it_beside_what_is_for_all() {
+        let text = "[dns]\nlisten = [\"127.0.0.1:0\"]\n\
+             transfer_to = [{ from = \"192.0.2.0/24\" }]\nnotify = [{ address = \"192.0.2.1:53\" }]\n\
+             [[dns.zone]]\nname = \"Home.Example\"\ntransfer_to = [{ from = \"198.51.100.1\" }]\n\
+             notify = [{ address = \"198.51.100.1:53\" }]\n";
+        let (_, policy, _) = settings(text).split(Path::new("/state"));
+        let counts = |apex: &str| {
+            let (transfer_to, notify) = policy.of(&apex.parse().unwrap());
+            (transfer_to.len(), notify.len())
+        };
+        assert_eq!(counts("home.example"), (2, 2));
+        assert_eq!(counts("www.home.example"), (1, 1));
+        assert_eq!(counts("other.example"), (1, 1));
+    }
+}

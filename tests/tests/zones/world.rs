@@ -1,9 +1,15 @@
 //! The world of the scenarios: a signed root, a resolver, a relay that is a name server, and boxes.
 
+use std::os::unix::fs::chroot;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, unshare};
 use sealpost_relay::proof::record;
+use sealpost_relay::registrar;
+use sealpost_relay::registry::Database;
+use sealpost_tests::admin;
 use sealpost_tests::dns::ANCHOR;
 use sealpost_tests::machine::Machine;
 use sealpost_tests::network::{NAME_SERVER, Network, RELAY_SHARED_V4, SENDER_V4};
@@ -15,6 +21,8 @@ use sealpost_tests::sealpost::{self, RELAY_FILE, RelayFile};
 use sealpost_tests::wait::wait_until;
 use sealpost_tests::zones::{Zone, Zones};
 use sealpost_tunnel::{Identity, Invite, PublicKey, Request};
+
+use tokio::runtime::Builder;
 
 use crate::line::{Background, Line};
 use crate::zone_box::ZoneBox;
@@ -153,6 +161,33 @@ impl World<'_> {
     pub(crate) fn keeps(&self, apex: &str) -> bool {
         let path = format!("/var/lib/sealpost-relay/zones/{apex}.zone");
         self.network.relay.path(&path).exists()
+    }
+
+    /// Makes the proof of all domains due at once.
+    pub(crate) fn look_again(&self) -> Result<()> {
+        let root = self.network.relay.path("/");
+        self.network.relay.enter(|| {
+            // This thread alone sees the relay's files where the relay sees them: SQLite looks
+            // behind links.
+            unshare(CloneFlags::CLONE_FS)?;
+            chroot(&root)?;
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let state = Path::new("/var/lib/sealpost-relay");
+                let database = Database::open(None, state).await?;
+                for due in database.due(i64::MAX.unsigned_abs(), 1000).await? {
+                    let now = registrar::now();
+                    database.checked(&due, due.life, "", now, now).await?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// How many proofs were found since the relay began.
+    pub(crate) fn proofs_found(&self) -> Result<f64> {
+        let name = "sealpost_relay_proofs_total{outcome=\"found\"}";
+        Ok(admin::metric(&self.network.relay, admin::RELAY, name)?.unwrap_or(0.0))
     }
 
     /// Kills the relay and starts it again.
