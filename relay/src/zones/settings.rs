@@ -21,6 +21,10 @@ use toml::Spanned;
 /// Most names of name servers: what a registry takes.
 const MAX_NAMES: usize = 13;
 
+/// Transfers in at once from one box. Few, whatever the operator wants: they hold up that box alone,
+/// and boxes that drip would have to be many to hold up others.
+const OF_ONE_BOX: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
 /// The table as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,16 +69,20 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let config::Limits { transfers_in, transfers_out, .. } = config::Limits::default();
-        Self { zone_records: 10_000, zone_octets: 2 * 1024 * 1024, transfers_in, transfers_out }
+        Self {
+            zone_records: 10_000,
+            zone_octets: 2 * 1024 * 1024,
+            transfers_in: const { NonZeroUsize::new(32).unwrap() },
+            transfers_out: config::Limits::default().transfers_out,
+        }
     }
 }
 
 impl From<Limits> for config::Limits {
     fn from(limits: Limits) -> Self {
         let Limits { zone_records, zone_octets, transfers_in, transfers_out } = limits;
-        // Those of one box are few whatever the operator wants: they hold up that box alone.
-        Self { zone_records, zone_octets, transfers_in, transfers_out, ..Self::default() }
+        let transfers_in_of_primary = OF_ONE_BOX;
+        Self { zone_records, zone_octets, transfers_in, transfers_in_of_primary, transfers_out }
     }
 }
 
@@ -215,7 +223,7 @@ mod tests {
             settings("[dns]\nlisten = [\"127.0.0.1:0\"]\n").split(Path::new("/state"));
         assert_eq!(names, ["relay.example.net".parse().unwrap()]);
         assert_eq!((server.limits.zone_records, server.limits.zone_octets), (10_000, 2_097_152));
-        assert_eq!(server.limits.transfers_in, config::Limits::default().transfers_in);
+        assert_eq!(server.limits.transfers_in_of_primary, OF_ONE_BOX);
         assert_eq!(policy, Policy::default());
     }
 

@@ -65,7 +65,6 @@ impl Line {
 }
 
 /// What came of a request.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 #[derive(Debug, PartialEq)]
 pub(crate) enum Said {
     Answer(Answer),
