@@ -170,7 +170,7 @@ fn a_zone_is_served_as_its_box_signed_it_and_only_while_the_domain_is_the_boxs()
 }
 
 #[test]
-fn a_claim_by_ds_lives_on_by_the_zone_that_is_served() -> Result<()> {
+fn a_claim_by_ds_lives_on_by_the_zone_that_is_served_also_under_the_boxs_next_key() -> Result<()> {
     // Its name servers never answer, so that nobody sees the record.
     world(
         |machine, [alice, ..]| {
@@ -196,7 +196,22 @@ fn a_claim_by_ds_lives_on_by_the_zone_that_is_served() -> Result<()> {
             world.look_again()?;
             wait_until("the proof to be found", Duration::from_secs(60), || {
                 Ok(world.proofs_found()? > 0.0)
-            })
+            })?;
+
+            // The zone stays the box's under its next key, which it then is had from.
+            let mut next = alice.rotated(world.relay_key)?;
+            next.connect()?;
+            let network = world.network;
+            let signed = zone(
+                &network.internet,
+                "a.example",
+                "a.example",
+                2,
+                &proof("a.example", next.key()),
+            )?;
+            next.has(&signed)?;
+            next.publish("a.example")?;
+            world.expect("a.example", "master.world. 2 ")
         },
     )
 }

@@ -51,6 +51,7 @@ pub(crate) struct World<'a> {
     relay: Process,
     _names: Zones<'a>,
     pub(crate) network: &'a Network,
+    pub(crate) relay_key: PublicKey,
     line: Line,
     _background: Background,
 }
@@ -94,8 +95,14 @@ pub(crate) fn world(
         let key: PublicKey = key["key"].as_str().context("the relay's key")?.parse()?;
         let background = Background::start()?;
         let line = Line::from(&network.home, &background.handle, key)?;
-        let mut world =
-            World { relay, _names: names, network: &network, line, _background: background };
+        let mut world = World {
+            relay,
+            _names: names,
+            network: &network,
+            relay_key: key,
+            line,
+            _background: background,
+        };
         let boxes = identities.map(|identity| ZoneBox::new(world.line.clone(), identity));
         for (played, name) in boxes.iter().zip(NAMES) {
             let said =

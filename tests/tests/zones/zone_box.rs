@@ -21,10 +21,11 @@ use sealpost_dns::transfer::serve::{Served, Server, Zones, serve};
 use sealpost_dns::transfer::tsig::Keys;
 use sealpost_tunnel::control::{Hello, OFFERS_ZONES, SERVES_ZONES};
 use sealpost_tunnel::greeting::Control;
+use sealpost_tunnel::handover::Purpose;
 use sealpost_tunnel::names::SessionId;
 use sealpost_tunnel::pins::Use;
 use sealpost_tunnel::stream::TunnelStream;
-use sealpost_tunnel::{Identity, Opening, PublicKey, Request, ResetCode};
+use sealpost_tunnel::{Handover, Identity, Opening, PublicKey, Request, ResetCode};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
@@ -87,6 +88,19 @@ impl ZoneBox {
         connection.close(ResetCode::Aborted.into(), b"");
         println!("    {} → {said:?}", String::from_utf8_lossy(octets));
         Ok(said)
+    }
+
+    /// The same box with another key, of which it tells the relay.
+    pub(crate) fn rotated(&self, relay: PublicKey) -> Result<Self> {
+        let next = Self {
+            identity: Identity::ephemeral(),
+            line: self.line.clone(),
+            home: self.home.clone(),
+            tunnel: None,
+        };
+        let handover = Handover::sign(Purpose::BoxKey, &self.identity, next.key(), Some(relay));
+        next.ask(&Request::Rotate { handover })?.granted()?;
+        Ok(next)
     }
 
     /// Opens a tunnel that answers for the zones.
