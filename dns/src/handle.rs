@@ -88,6 +88,12 @@ impl<C: Connect, P: Parent> Handle<C, P> {
         self.zones.notify_from(peer, message)
     }
 
+    /// Answers a question that came by another way than the sockets of the name server, as they would on a
+    /// stream; nothing where there is no answer.
+    pub fn answer(&self, query: &[u8]) -> Vec<u8> {
+        self.zones.answer(query)
+    }
+
     /// How many zones there are. Costs the same however many.
     pub fn count(&self) -> Count {
         self.zones.count()

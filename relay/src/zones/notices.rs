@@ -1,4 +1,5 @@
-//! Boxes say that their zones changed (NOTIFY, RFC 1996), each on a stream of its own.
+//! Boxes say that their zones changed (NOTIFY, RFC 1996), each on a stream of its own, and ask which
+//! version is served: who obtains a certificate has to know when its record can be seen.
 //!
 //! A notice of the version that is served costs nothing, so a box may repeat all of its own whenever
 //! its tunnel is new. Any other one makes the relay fetch and check a zone, and takes a token.
@@ -6,7 +7,7 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use sealpost_dns::transfer::notify::{self, Decision, Notice};
+use sealpost_dns::transfer::notify::{self, Decision, Notice, NoticeError};
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{PublicKey, ResetCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,13 +37,16 @@ pub enum Outcome {
     Foreign,
     /// The box has had too many zones fetched lately, or the relay is starting.
     TooMany,
-    /// It is no notice.
+    /// A question, answered as the name server answers all who ask.
+    Asked,
+    /// It is neither.
     Unreadable,
 }
 
 impl Outcome {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Taken, Self::Foreign, Self::TooMany, Self::Unreadable];
+    pub const ALL: [Self; 5] =
+        [Self::Taken, Self::Foreign, Self::TooMany, Self::Asked, Self::Unreadable];
 
     /// For counters and logs.
     pub fn label(self) -> &'static str {
@@ -50,6 +54,7 @@ impl Outcome {
             Self::Taken => "taken",
             Self::Foreign => "foreign",
             Self::TooMany => "too-many",
+            Self::Asked => "asked",
             Self::Unreadable => "unreadable",
         }
     }
@@ -76,8 +81,16 @@ impl Zones {
     }
 
     async fn answer(&self, key: PublicKey, message: &[u8]) -> (Outcome, Option<Vec<u8>>) {
-        let Ok(notice) = notify::parse(message) else {
-            return (Outcome::Unreadable, self.server.notify_from(&key, message));
+        let notice = match notify::parse(message) {
+            Ok(notice) => notice,
+            Err(NoticeError::Other) => {
+                let answer = Some(self.server.answer(message)).filter(|answer| !answer.is_empty());
+                let outcome = if answer.is_some() { Outcome::Asked } else { Outcome::Unreadable };
+                return (outcome, answer);
+            }
+            Err(NoticeError::Malformed) => {
+                return (Outcome::Unreadable, self.server.notify_from(&key, message));
+            }
         };
         let domain = domain_of(&notice.apex).filter(|domain| self.is_of(domain, key));
         let Some(domain) = domain else {
