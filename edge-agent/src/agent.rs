@@ -18,12 +18,14 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, Fixed, Relay};
 use crate::deliver::Deliveries;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ZoneGauges};
+use crate::publish::Publisher;
+use crate::publish::listener::Listener;
 use crate::reach::Sockets;
 use crate::registration::keys::Keys;
 use crate::registration::pins::Pins;
-use crate::status::{RelayStatus, ServiceStatus, Status};
-use crate::uplink::{Dialer, Uplink};
+use crate::status::{RelayStatus, ServiceStatus, Status, ZoneStatus};
+use crate::uplink::{Changed, Dialer, Uplink};
 
 /// An agent that is bound and not yet running.
 pub struct Agent {
@@ -31,6 +33,7 @@ pub struct Agent {
     shared: Arc<Shared>,
     dialer: Dialer,
     health: Health,
+    dns: Option<Listener>,
     config: Config,
 }
 
@@ -38,7 +41,9 @@ pub struct Agent {
 struct Shared {
     keys: Arc<Keys>,
     deliveries: Arc<Deliveries>,
-    uplinks: ArcSwap<Vec<Arc<Uplink>>>,
+    uplinks: Arc<ArcSwap<Vec<Arc<Uplink>>>>,
+    changed: Changed,
+    publisher: Publisher,
 }
 
 impl Agent {
@@ -50,15 +55,29 @@ impl Agent {
         let metrics = Metrics::new()?;
         let limits = &fixed.limits;
         let deliveries = Deliveries::new(metrics.clone(), limits.sessions, limits.idle);
-        let shared = Arc::new(Shared {
-            keys: keys.clone(),
-            deliveries: Arc::new(deliveries),
-            uplinks: ArcSwap::default(),
-        });
+        let (deliveries, uplinks) = (Arc::new(deliveries), Arc::default());
+        let changed = Changed::default();
+        let publisher = Publisher::new(
+            fixed.state.clone(),
+            keys.clone(),
+            Arc::clone(&uplinks),
+            changed.clone(),
+            deliveries.clone(),
+            fixed.dns.as_ref(),
+        )?;
+        let dns = match &fixed.dns {
+            Some(dns) => Some(Listener::bind(dns, &publisher).await?),
+            None => None,
+        };
+        if let Some(dns) = &dns {
+            info!(service = "dns", address = %dns.local_addr()?, "listening");
+        }
+        let shared =
+            Arc::new(Shared { keys: keys.clone(), deliveries, uplinks, changed, publisher });
         let dialer = Dialer::new(Sockets::bind()?, keys, Pins::new(&fixed.state));
         let health = Self::health(fixed.admin, &shared, &metrics).await?;
         info!(service = "admin", address = %health.local_addr()?, "listening");
-        Ok(Self { fixed, shared, dialer, health, config })
+        Ok(Self { fixed, shared, dialer, health, dns, config })
     }
 
     async fn health(
@@ -73,6 +92,7 @@ impl Agent {
             let up = status.relays.iter().filter(|relay| relay.up).count();
             let ready = status.services.iter().filter(|service| service.ready()).count();
             counters.set_gauges(up, ready);
+            counters.set_zones(zone_gauges(&status.zones));
         };
         let ready = move || readiness.status().missing();
         let routes = Router::new().route("/status", get(async move || axum::Json(status.status())));
@@ -85,6 +105,11 @@ impl Agent {
         self.health.local_addr()
     }
 
+    /// Where programs of this machine see and change the zones, if anywhere.
+    pub fn dns_addr(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().and_then(|dns| dns.local_addr().ok())
+    }
+
     /// The key that relays must know.
     pub fn key(&self) -> PublicKey {
         self.shared.keys.last()
@@ -92,7 +117,7 @@ impl Agent {
 
     /// Serves until told to stop by a signal, then drains. `config_path` is read on SIGHUP.
     pub async fn run(self, mut signals: Signals, config_path: &Path) -> anyhow::Result<()> {
-        let Self { fixed, shared, dialer, health, config } = self;
+        let Self { fixed, shared, dialer, health, dns, config } = self;
         let uplinks = TaskTracker::new();
         let stop = CancellationToken::new();
         let serving = tokio::spawn({
@@ -103,6 +128,7 @@ impl Agent {
                 }
             }
         });
+        let answering = dns.map(|dns| tokio::spawn(dns.run(stop.clone())));
         if config.relays.is_empty() {
             warn!("no [[relay]] is configured: no mail arrives through this agent");
         }
@@ -130,6 +156,10 @@ impl Agent {
         }
         stop.cancel();
         let _ = serving.await;
+        if let Some(answering) = answering {
+            let _ = answering.await;
+        }
+        shared.publisher.stop().await;
         dialer.sockets().close("the box leaves").await;
         info!("stopped");
         Ok(())
@@ -148,7 +178,7 @@ impl Shared {
             .into_iter()
             .map(|relay| {
                 kept(&relay).unwrap_or_else(|| {
-                    let uplink = Arc::new(Uplink::new(relay));
+                    let uplink = Arc::new(Uplink::new(relay, self.changed.clone()));
                     let (running, dialer) = (uplink.clone(), dialer.clone());
                     let deliveries = self.deliveries.clone();
                     tasks.spawn(async move { running.keep_up(dialer, deliveries).await });
@@ -162,6 +192,7 @@ impl Shared {
         }
         info!(relays = now.len(), services = self.deliveries.services.all().len(), "configured");
         self.uplinks.store(Arc::new(now));
+        self.publisher.apply(config.zones);
     }
 
     fn status(&self) -> Status {
@@ -173,7 +204,18 @@ impl Shared {
                 self.uplinks.load().iter().map(|uplink| RelayStatus::of(uplink, kit)).collect()
             },
             services: self.deliveries.services.all().iter().map(|s| ServiceStatus::of(s)).collect(),
+            zones: self.publisher.status(),
         }
+    }
+}
+
+fn zone_gauges(zones: &[ZoneStatus]) -> ZoneGauges {
+    let ends = zones.iter().filter_map(|zone| zone.valid_until);
+    ZoneGauges {
+        all: zones.len(),
+        failing: zones.iter().filter(|zone| zone.error.is_some()).count(),
+        unserved: zones.iter().filter(|zone| !zone.served()).count(),
+        valid_until: ends.min().unwrap_or_default(),
     }
 }
 
@@ -182,7 +224,7 @@ fn reload(fixed: &Fixed, shared: &Shared, dialer: &Dialer, tasks: &TaskTracker, 
     match Config::load(path) {
         Ok(config) => {
             if config.fixed != *fixed {
-                warn!("changes of state, [admin], [limits] and [log] need a restart");
+                warn!("changes of state, [admin], [dns], [limits] and [log] need a restart");
             }
             shared.apply(config, dialer, tasks);
         }

@@ -1,15 +1,21 @@
 //! The agent's configuration file: its shape, its defaults, and what is wrong with a bad one.
 
+pub mod dns;
+pub mod zone;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sealpost_daemon::config::{ConfigError, LoopbackAddr, Source};
 use sealpost_daemon::logging::{Format, Level};
 pub use sealpost_tunnel::HostPort;
-use sealpost_tunnel::control::{SHIELDED, TRANSPARENT};
+use sealpost_tunnel::control::{OFFERS_ZONES, SHIELDED, TRANSPARENT};
 use sealpost_tunnel::{PublicKey, RelayRef, ServiceName};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+
+pub use dns::Dns;
+pub use zone::Zone;
 
 /// The file as it is written.
 #[derive(Debug, Deserialize)]
@@ -26,6 +32,10 @@ struct File {
     relays: Vec<Spanned<Relay>>,
     #[serde(default, rename = "service")]
     services: Vec<Spanned<Service>>,
+    #[serde(default, rename = "zone")]
+    zones: Vec<Spanned<Zone>>,
+    #[serde(default)]
+    dns: Option<dns::Section>,
 }
 
 /// `[admin]`
@@ -93,6 +103,10 @@ pub struct Relay {
     /// Whether the relay's shield stands before this box.
     #[serde(default)]
     pub shield: bool,
+    /// Whether this box has zones for it. Not a key of the file: it follows from whether there is a
+    /// `[[zone]]`, and stands here as a tunnel has to be brought up anew when it changes.
+    #[serde(skip)]
+    pub offers_zones: bool,
 }
 
 /// How a relay treats connections to an address that is one box's alone.
@@ -117,7 +131,10 @@ impl Relay {
     /// [`Hello::capabilities`]: sealpost_tunnel::control::Hello
     pub fn capabilities(&self) -> u64 {
         let transparent = self.own_address == OwnAddress::Transparent;
-        (if transparent { TRANSPARENT } else { 0 }) | (if self.shield { SHIELDED } else { 0 })
+        let bit = |said, bit| if said { bit } else { 0 };
+        bit(transparent, TRANSPARENT)
+            | bit(self.shield, SHIELDED)
+            | bit(self.offers_zones, OFFERS_ZONES)
     }
 }
 
@@ -168,6 +185,8 @@ pub struct Fixed {
     pub log_format: Format,
     /// Level of log lines.
     pub log_level: Level,
+    /// Where programs of this machine see and change the zones.
+    pub dns: Option<Dns>,
 }
 
 /// A configuration that can be used.
@@ -179,6 +198,8 @@ pub struct Config {
     pub relays: Vec<Relay>,
     /// Where to deliver.
     pub services: Vec<Service>,
+    /// The domains whose zones come from here.
+    pub zones: Vec<Zone>,
 }
 
 impl Config {
@@ -205,6 +226,12 @@ impl Config {
         for service in &file.services {
             check_recipient(source, service)?;
         }
+        distinct(source, "zone", &file.zones, |zone| zone.name.as_str())?;
+        let dns = file.dns.map(|section| section.check(source)).transpose()?;
+        let keys = dns.as_ref().map(|dns| dns.keys.as_slice()).unwrap_or_default();
+        zone::check(source, &file.zones, keys)?;
+        let offers_zones = !file.zones.is_empty();
+        let relays = file.relays.into_iter().map(Spanned::into_inner);
         Ok(Self {
             fixed: Fixed {
                 state: file.state,
@@ -212,8 +239,10 @@ impl Config {
                 limits: file.limits,
                 log_format: file.log.format,
                 log_level: file.log.level,
+                dns,
             },
-            relays: file.relays.into_iter().map(Spanned::into_inner).collect(),
+            relays: relays.map(|relay| Relay { offers_zones, ..relay }).collect(),
+            zones: file.zones.into_iter().map(Spanned::into_inner).collect(),
             services: file.services.into_iter().map(Spanned::into_inner).collect(),
         })
     }
@@ -276,6 +305,52 @@ mod tests {
         );
         let error = load(&[relay("a", "r:1"), relay("a", "r:2")].concat()).unwrap_err();
         assert!(error.contains("two relays named `a`"), "{error}");
+    }
+
+    #[test]
+    fn a_zone_needs_a_name_alone() {
+        let text = [&relay("a", "r:1"), "[[zone]]\nname = \"Bücher.example\"\n"].concat();
+        let config = load(&text).unwrap();
+        assert_eq!(config.zones[0].name.as_str(), "xn--bcher-kva.example");
+        assert_eq!(config.zones[0].policy(), crate::zone::Policy::default());
+        assert_eq!(config.relays[0].capabilities(), OFFERS_ZONES);
+        assert_eq!(load(&relay("a", "r:1")).unwrap().relays[0].capabilities(), 0);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_zone_is_told_with_its_line() {
+        for (line, wanted) in [
+            ("validity = \"1d\"", "between 4 and 35 days"),
+            ("contact = \"nobody\"", "not a mail address"),
+            ("name_servers = [\"-\"]", "agent.toml:"),
+            ("primary = \"127.0.0.1:53\"\nspf = \"v=spf1 -all\"", "as it is there"),
+            ("primary = \"127.0.0.1:53\"\nprimary_key = \"k\"", "no key named `k`"),
+            ("primary_key = \"k\"", "without `primary`"),
+            ("denial = \"nsec5\"", "unknown variant"),
+        ] {
+            let error = load(&format!("[[zone]]\nname = \"a.example\"\n{line}\n")).unwrap_err();
+            assert!(error.contains(wanted) && error.contains("agent.toml:"), "{line}: {error}");
+        }
+        let twice = "[[zone]]\nname = \"a.example\"\n[[zone]]\nname = \"A.example.\"\n";
+        assert!(load(twice).unwrap_err().contains("two zones named `a.example`"));
+    }
+
+    #[test]
+    fn a_contact_is_one_label_and_a_domain() {
+        let text = "[[zone]]\nname = \"a.example\"\ncontact = \"first.last@b.example\"\n";
+        let contact = load(text).unwrap().zones[0].contact().unwrap();
+        assert_eq!(contact.to_string(), "first\\.last.b.example");
+    }
+
+    #[test]
+    fn keys_for_updates_are_for_challenges_unless_told_otherwise() {
+        let text = "[[dns.key]]\nname = \"certbot\"\nsecret_file = \"/etc/x\"\n";
+        let dns = load(text).unwrap().fixed.dns.unwrap();
+        assert_eq!(dns.keys[0].update, dns::Update::Challenges);
+        assert_eq!(dns.listen.get().port(), 5354);
+        assert!(load(&text.repeat(2)).unwrap_err().contains("two keys named `certbot`"));
+        assert!(load("").unwrap().fixed.dns.is_none());
+        assert!(load("[dns]\nlisten = \"192.0.2.1:53\"\n").unwrap_err().contains("loopback"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod command;
 pub mod config;
 pub mod deliver;
 pub mod metrics;
+pub mod publish;
 pub mod reach;
 pub mod registration;
 pub mod status;

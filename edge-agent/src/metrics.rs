@@ -16,6 +16,25 @@ pub struct Metrics {
     reloads_failed: IntCounter,
     tunnels_up: IntGauge,
     services_ready: IntGauge,
+    zones: IntGauge,
+    zones_failing: IntGauge,
+    zones_unserved: IntGauge,
+    zones_valid_until: IntGauge,
+    zones_signed: IntCounter,
+    updates: IntCounterVec,
+}
+
+/// What is counted about all zones together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ZoneGauges {
+    /// Zones of the file.
+    pub all: usize,
+    /// Those of which the last attempt to make a version failed.
+    pub failing: usize,
+    /// Those of which a relay does not serve the newest version.
+    pub unserved: usize,
+    /// When the first signature of them all ends, in seconds since 1970; 0 without zones.
+    pub valid_until: u64,
 }
 
 impl Metrics {
@@ -29,6 +48,13 @@ impl Metrics {
         let outcomes = ResetCode::ALL.iter().map(|code| code.label());
         for outcome in outcomes.chain(session::OUTCOMES) {
             sessions.with_label_values(&[outcome]);
+        }
+        let updates = IntCounterVec::new(
+            Opts::new("sealpost_agent_dns_updates_total", "DNS UPDATE messages by result"),
+            &["result"],
+        )?;
+        for result in ["done", "refused"] {
+            updates.with_label_values(&[result]);
         }
         register_build_info(&registry, "sealpost_agent_build_info", env!("CARGO_PKG_VERSION"))?;
         let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help)?);
@@ -46,6 +72,21 @@ impl Metrics {
                 "sealpost_agent_services_ready",
                 "Services that passed the open-relay self-test",
             )?,
+            zones: gauge("sealpost_agent_zones", "Zones of the configuration")?,
+            zones_failing: gauge(
+                "sealpost_agent_zones_failing",
+                "Zones of which no new version can be made",
+            )?,
+            zones_unserved: gauge(
+                "sealpost_agent_zones_unserved",
+                "Zones of which a relay does not serve the newest version",
+            )?,
+            zones_valid_until: gauge(
+                "sealpost_agent_zones_valid_until_seconds",
+                "When the first signature of all zones ends, in seconds since 1970",
+            )?,
+            zones_signed: counter("sealpost_agent_zones_signed_total", "New versions of zones")?,
+            updates: register(&registry, updates)?,
             registry,
         })
     }
@@ -69,6 +110,25 @@ impl Metrics {
     /// A configuration was refused on reload.
     pub fn reload_failed(&self) {
         self.reloads_failed.inc();
+    }
+
+    /// A new version of a zone was signed.
+    pub fn signed(&self) {
+        self.zones_signed.inc();
+    }
+
+    /// A DNS UPDATE was answered: `done` or `refused`.
+    pub fn updated(&self, result: &'static str) {
+        self.updates.with_label_values(&[result]).inc();
+    }
+
+    /// The state of the gauges about zones.
+    pub fn set_zones(&self, zones: ZoneGauges) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.zones.set(number(zones.all));
+        self.zones_failing.set(number(zones.failing));
+        self.zones_unserved.set(number(zones.unserved));
+        self.zones_valid_until.set(i64::try_from(zones.valid_until).unwrap_or(i64::MAX));
     }
 
     /// The state of the gauges.

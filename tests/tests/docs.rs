@@ -184,7 +184,16 @@ fn every_configuration_key_is_explained() {
         let error = sealpost_relay::config::Config::from_source(&source).err().unwrap();
         expect_explained(&text, "relay.toml", table, &error.to_string());
     }
-    for table in ["", "[admin]\n", "[log]\n", "[limits]\n", "[[relay]]\n", "[[service]]\n"] {
+    for table in [
+        "",
+        "[admin]\n",
+        "[log]\n",
+        "[limits]\n",
+        "[[relay]]\n",
+        "[[service]]\n",
+        "[[zone]]\n",
+        "[[dns.key]]\n",
+    ] {
         let source = Source::from_text("agent.toml", &format!("{table}{nonsense}"));
         let error = sealpost_agent::config::Config::from_source(&source).unwrap_err();
         expect_explained(&text, "agent.toml", table, &error.to_string());

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use sealpost_daemon::logging;
 use sealpost_daemon::signals::Signals;
 
 use super::{print_json, terminal};
 use crate::agent::Agent;
 use crate::config::Config;
+use crate::publish::make;
 use crate::status::Status;
 
 pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
@@ -26,8 +27,18 @@ pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
 
 pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
     let config = Config::load(path)?;
+    // A running agent goes on with the last zone; here is the place to hear of what is wrong.
+    for zone in &config.zones {
+        if let Err(error) = make::check(zone) {
+            bail!("{error}\nhelp: this keeps the zone {} from being made", zone.name);
+        }
+    }
+    for key in config.fixed.dns.iter().flat_map(|dns| &dns.keys) {
+        key.load().map_err(|error| anyhow!("[[dns.key]] {}: {error}", key.name))?;
+    }
     let (relays, services) = (config.relays.len(), config.services.len());
-    println!("{}: fine; relays: {relays}, services: {services}", path.display());
+    let zones = config.zones.len();
+    println!("{}: fine; relays: {relays}, services: {services}, zones: {zones}", path.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -45,5 +56,6 @@ pub(super) fn status(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         status.lines().iter().for_each(|line| println!("{line}"));
     }
-    Ok(if status.missing().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let well = status.missing().is_empty() && status.failing().is_empty();
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -215,6 +215,7 @@ mod tests {
             private_senders: false,
             own_address: OwnAddress::Sealed,
             shield: false,
+            offers_zones: false,
         };
         let key = Identity::ephemeral().public();
         let turns = [

@@ -3,11 +3,14 @@
 //! [`session`] owns one stream; [`starttls`] and [`proxy`] are the pure parts of what it says to
 //! the mail server, [`dialogue`] says it, [`client`], [`self_test`] and [`services`] decide
 //! whether it may. [`certificate`] looks at what senders are shown, and as the self-test does, it
-//! comes as a `stranger`.
+//! comes as a `stranger`. Streams that carry DNS go to [`dns_stream`], which has the zones that are
+//! [`offered`].
 
 pub mod certificate;
 pub mod client;
 pub mod dialogue;
+pub mod dns_stream;
+pub mod offered;
 pub mod proxy;
 pub mod self_test;
 pub mod services;
@@ -23,12 +26,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
+use dns_stream::DnsStreams;
 use services::Services;
 
 /// What all deliveries share.
 pub struct Deliveries {
     /// Where streams may go.
     pub services: Services,
+    /// Where relays have zones from.
+    pub dns: DnsStreams,
     /// What is counted.
     pub metrics: Metrics,
     /// The tasks, so that a drain can wait for them.
@@ -45,6 +51,7 @@ impl Deliveries {
     pub fn new(metrics: Metrics, sessions: usize, idle: Duration) -> Self {
         Self {
             services: Services::default(),
+            dns: DnsStreams::new(Arc::default()),
             metrics,
             tasks: TaskTracker::new(),
             idle,

@@ -1,6 +1,6 @@
 //! One stream from a relay, from its header to its last byte.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use sealpost_tunnel::header::{HeaderError, MAX_ENCODED};
 use sealpost_tunnel::splice::{self, End, Server, Spliced};
 use sealpost_tunnel::stream::TunnelStream;
-use sealpost_tunnel::{Carries, EhloName, ResetCode, StreamHeader};
+use sealpost_tunnel::{Carries, EhloName, Opening, ResetCode, StreamHeader};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -28,11 +28,24 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// told why before.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(25);
 
-/// Serves `stream`, which came through `relay`.
-pub async fn deliver(deliveries: Arc<Deliveries>, relay: Arc<Relay>, mut stream: TunnelStream) {
+/// Serves `stream`, which came through `relay`, whose tunnel ends at `peer`.
+pub async fn deliver(
+    deliveries: Arc<Deliveries>,
+    relay: Arc<Relay>,
+    peer: IpAddr,
+    mut stream: TunnelStream,
+) {
     let began = Instant::now();
     let header = match timeout(HEADER_DEADLINE, read_header(&mut stream)).await {
-        Ok(Ok(header)) => Some(header),
+        Ok(Ok((Opening::Connection(header), rest))) => Some((header, rest)),
+        Ok(Ok((Opening::Dns(session), rest))) => {
+            let relay = relay.name.as_str();
+            match Box::pin(deliveries.dns.answer(relay, peer, stream, rest)).await {
+                Ok(()) => debug!(%session, relay, "answered DNS"),
+                Err(error) => debug!(%session, relay, %error, "a DNS stream broke"),
+            }
+            return;
+        }
         Ok(Err(error)) => {
             debug!(relay = relay.name, %error, "a stream began with no header");
             None
@@ -76,10 +89,10 @@ pub async fn deliver(deliveries: Arc<Deliveries>, relay: Arc<Relay>, mut stream:
 }
 
 /// The header, and what came behind it.
-async fn read_header(stream: &mut TunnelStream) -> Result<(StreamHeader, Bytes), HeaderProblem> {
+async fn read_header(stream: &mut TunnelStream) -> Result<(Opening, Bytes), HeaderProblem> {
     let mut buffer = BytesMut::new();
     loop {
-        if let Some((header, taken)) = StreamHeader::decode(&buffer)? {
+        if let Some((header, taken)) = Opening::decode(&buffer)? {
             return Ok((header, buffer.split_off(taken).freeze()));
         }
         // A buffer of `MAX_ENCODED` octets always decides, so there is room.

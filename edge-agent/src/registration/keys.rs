@@ -71,6 +71,15 @@ impl Keys {
         self.last.load_full()
     }
 
+    /// All keys that relays may know: in the middle of a rotation there are two.
+    pub fn all(&self) -> Vec<PublicKey> {
+        let next = read(&self.state, Which::Next).ok().flatten().map(|key| key.public());
+        let present = read(&self.state, Which::Present).ok().flatten().map(|key| key.public());
+        let mut all = vec![present.unwrap_or_else(|| self.last())];
+        all.extend(next.filter(|next| !all.contains(next)));
+        all
+    }
+
     /// The key that was proved last.
     pub fn last(&self) -> PublicKey {
         self.last.load().public()

@@ -11,7 +11,15 @@ const TTL: u32 = 3600;
 
 /// The record that proves that the box with the key `fingerprint` may have `domain`.
 pub fn proof(domain: &str, fingerprint: Fingerprint) -> String {
-    format!("_sealpost.{domain}. {TTL} IN TXT \"sealpost1 box={fingerprint}\"")
+    format!("{PROOF_LABEL}.{domain}. {TTL} IN TXT \"{}\"", proof_text(fingerprint))
+}
+
+/// Where that record stands, in front of the domain.
+pub const PROOF_LABEL: &str = "_sealpost";
+
+/// What it says.
+pub fn proof_text(fingerprint: Fingerprint) -> String {
+    format!("sealpost1 box={fingerprint}")
 }
 
 /// The records that lead mail for `domain` to the exchangers of `set`.

@@ -2,6 +2,7 @@
 
 mod relay;
 mod words;
+mod zone;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use crate::deliver::services::Service;
 
 pub use relay::RelayStatus;
 pub use words::{date, state_word};
+pub use zone::{ZoneAtRelay, ZoneStatus};
 
 /// The state of an agent, as `status --json` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +25,9 @@ pub struct Status {
     pub relays: Vec<RelayStatus>,
     /// Each service of the owner's file.
     pub services: Vec<ServiceStatus>,
+    /// Each zone of the owner's file.
+    #[serde(default)]
+    pub zones: Vec<ZoneStatus>,
 }
 
 /// The state of one service.
@@ -94,6 +99,12 @@ impl Status {
         missing
     }
 
+    /// What is wrong and keeps no mail from arriving yet, a sentence each: the last version of a zone
+    /// stays in service.
+    pub fn failing(&self) -> Vec<String> {
+        self.zones.iter().filter_map(ZoneStatus::failing).collect()
+    }
+
     /// The lines for people.
     pub fn lines(&self) -> Vec<String> {
         let key = format!("box     {}", self.key);
@@ -101,6 +112,7 @@ impl Status {
         std::iter::once(key)
             .chain(relays)
             .chain(self.services.iter().map(ServiceStatus::line))
+            .chain(self.zones.iter().flat_map(ZoneStatus::lines))
             .collect()
     }
 }
@@ -138,6 +150,7 @@ mod tests {
             key: "ed25519:x".into(),
             relays: vec![relay(up)],
             services: vec![service],
+            zones: vec![],
         };
         let good = status(true, service("passed", "refuses foreign recipients"));
         assert_eq!(good.missing(), Vec::<String>::new());

@@ -69,7 +69,7 @@ impl RelayStatus {
             status.standing_age_seconds = Some(at.elapsed().as_secs());
         }
         match uplink.state() {
-            State::Up { address, since, capabilities, key } => {
+            State::Up { address, since, capabilities, key, .. } => {
                 status.up = true;
                 status.address = Some(address.to_string());
                 status.up_seconds = Some(since.elapsed().as_secs());
@@ -250,6 +250,7 @@ mod tests {
             key: key.to_string(),
             relays: vec![relay],
             services: vec![],
+            zones: vec![],
         };
         assert_eq!(status.missing().len(), 2, "no service, and one domain");
         let json = serde_json::to_string(&status).unwrap();

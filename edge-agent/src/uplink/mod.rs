@@ -12,7 +12,7 @@ use sealpost_tunnel::greeting::Event;
 use sealpost_tunnel::request::Standing;
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{PublicKey, ResetCode};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -42,7 +42,25 @@ pub enum State {
         capabilities: u64,
         /// The key that the relay proved.
         key: PublicKey,
+        /// The tunnel itself.
+        connection: quinn::Connection,
     },
+}
+
+/// The word that a tunnel came up or ended, or that a relay said what it holds; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Changed(Arc<watch::Sender<()>>);
+
+impl Changed {
+    /// Says it.
+    pub fn tell(&self) {
+        self.0.send_replace(());
+    }
+
+    /// Hears it from now on.
+    pub fn hear(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
+    }
 }
 
 /// One relay of the owner's file.
@@ -50,6 +68,7 @@ pub struct Uplink {
     /// From the owner's file.
     pub relay: Arc<Relay>,
     state: Mutex<State>,
+    changed: Changed,
     /// What the relay said last that it holds about this box, and when.
     standing: Mutex<Option<(Standing, Instant)>>,
     /// Ends the uplink: no dialling, no new streams; the tunnel stays until all streams ended.
@@ -57,10 +76,11 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// An uplink that is not up.
-    pub fn new(relay: Relay) -> Self {
+    /// An uplink that is not up. `changed` is told of all that becomes of it.
+    pub fn new(relay: Relay, changed: Changed) -> Self {
         Self {
             relay: Arc::new(relay),
+            changed,
             state: Mutex::new(State::Down(None)),
             standing: Mutex::default(),
             leave: CancellationToken::new(),
@@ -100,11 +120,15 @@ impl Uplink {
                     info!(relay = name, %address, software, "tunnel up");
                     let capabilities = tunnel.control.peer.capabilities;
                     let key = tunnel.relay;
-                    *self.lock() = State::Up { address, since: began, capabilities, key };
+                    let connection = tunnel.connection.clone();
+                    *self.lock() =
+                        State::Up { address, since: began, capabilities, key, connection };
+                    self.changed.tell();
                     let reason = self.serve(tunnel, &deliveries).await;
                     backoff.was_up(began.elapsed());
                     info!(relay = name, %reason, "tunnel down");
                     *self.lock() = State::Down(Some(reason));
+                    self.changed.tell();
                 }
                 Err(unreached) => {
                     if unreached.key_not_taken() {
@@ -141,8 +165,9 @@ impl Uplink {
                         let stream = TunnelStream::new(send, recv);
                         let token = open.token();
                         let (deliveries, relay) = (deliveries.clone(), self.relay.clone());
+                        let peer = connection.remote_address().ip();
                         deliveries.tasks.clone().spawn(async move {
-                            session::deliver(deliveries, relay, stream).await;
+                            session::deliver(deliveries, relay, peer, stream).await;
                             drop(token);
                         });
                     }
@@ -183,8 +208,15 @@ impl Uplink {
 
     fn keep(&self, now: Standing) {
         let mut kept = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        standing::tell(&self.relay.name, kept.as_ref().map(|(before, _)| before), &now);
+        let before = kept.as_ref().map(|(before, _)| before);
+        standing::tell(&self.relay.name, before, &now);
+        let news = before != Some(&now);
         *kept = Some((now, Instant::now()));
+        drop(kept);
+        // A relay that repeats itself keeps nobody busy.
+        if news {
+            self.changed.tell();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

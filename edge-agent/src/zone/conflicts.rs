@@ -222,7 +222,7 @@ fn gives_away(apex: &Name, included: &Included, agents: &[Record]) -> Result<(),
 }
 
 /// Types that signing makes.
-pub(super) fn is_signers(rtype: Rtype) -> bool {
+pub fn is_signers(rtype: Rtype) -> bool {
     matches!(
         rtype,
         Rtype::RRSIG

@@ -156,6 +156,7 @@ mod tests {
             private_senders: false,
             own_address: OwnAddress::Sealed,
             shield: false,
+            offers_zones: false,
         }
     }
 

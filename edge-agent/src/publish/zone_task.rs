@@ -1,0 +1,699 @@
+//! One zone of the owner's file, from the facts to the relays that serve it.
+//!
+//! One task owns all that changes; what takes time is done beside it, one new version at a time. It
+//! acts on events: facts that changed, a wish, an update, a notice, and a timer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::base::iana::Rcode;
+use sealpost_dns::record::{Name, Record};
+use sealpost_dns::transfer::query::soa_of;
+use sealpost_tunnel::{MxName, ServiceName};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::facts::{self, Facts, facts};
+use super::make::{self, Made, MakeError, Order, make};
+use super::primary::{self, Fetched};
+use super::relays::Relays;
+use super::store::{Heard, Memory, Store};
+use super::update::{self, Request};
+use super::wishes::{Published, Serving, Wanted, Wish};
+use super::{Shared, certificate_keys, hex, now};
+use crate::config::Zone;
+use crate::config::dns::Update;
+use crate::deliver::certificate::shown;
+use crate::status::{ZoneAtRelay, ZoneStatus};
+use crate::uplink::Uplink;
+use crate::zone::plan::KeyDigest;
+use crate::zone::{Signed, recall, serial};
+
+/// Facts that come together make one version.
+const GATHER: Duration = Duration::from_millis(500);
+/// Somebody waits for a wish.
+const GATHER_WISHES: Duration = Duration::from_millis(50);
+/// Before the first version of an agent that just started: for relays and the mail server to say what
+/// changed meanwhile.
+const AT_START: Duration = Duration::from_secs(3);
+/// Between looks at the mail server and at the owner's files, with up to a half more.
+const LOOK: Duration = Duration::from_secs(30 * 60);
+/// Until the next attempt after one that failed.
+const RETRY: Duration = Duration::from_secs(10 * 60);
+/// How long an update waits for the relays before it is answered: those who send one wait for 10 s,
+/// and ask a certificate authority then.
+const ACKNOWLEDGED: Duration = Duration::from_secs(8);
+/// Updates that wait.
+const MAX_WAITING: usize = 64;
+/// By how much a serial that a relay serves may be ahead to be believed: farther than dates in
+/// serials are ahead of seconds, and far from where serials turn around.
+const MAX_AHEAD: u32 = 1 << 29;
+/// Between two serials that are believed so.
+const OVERTAKE_AGAIN: u64 = 24 * 3600;
+
+/// What a zone's task is asked to do.
+pub(super) enum Command {
+    /// Change records, by whoever may do so much.
+    Update(Request, Update, oneshot::Sender<Rcode>),
+    /// Ask the primary.
+    Refresh,
+}
+
+/// What was done beside the task.
+enum Done {
+    Made(Box<Attempt>, Result<Made, MakeError>),
+    Looked(Result<Vec<KeyDigest>, String>),
+    Fetched(Result<(Option<Taken>, Duration), String>),
+    Saved(Result<(), String>),
+}
+
+/// What a version was made of.
+struct Attempt {
+    wish: Wish,
+    dynamic: Vec<Record>,
+    keys: Vec<KeyDigest>,
+    /// Who waits for it.
+    update: Option<oneshot::Sender<Rcode>>,
+}
+
+/// A version of a primary's that was verified and kept.
+struct Taken {
+    records: Vec<Record>,
+    valid_until: Option<u64>,
+}
+
+/// An update that waits until relays serve it.
+struct Waiting {
+    serial: u32,
+    until: Instant,
+    reply: oneshot::Sender<Rcode>,
+}
+
+pub(super) struct ZoneTask {
+    shared: Arc<Shared>,
+    zone: Zone,
+    apex: Name,
+    store: Store,
+    memory: Memory,
+    facts: Facts,
+    dynamic: Vec<Record>,
+    last: Option<Arc<Signed>>,
+    valid_until: Option<u64>,
+    ds: Vec<String>,
+    /// What mail needs and the zone of a primary does not have.
+    lacking: Vec<String>,
+    seen: Option<u32>,
+    wanted: (Wish, Wanted),
+    wish: Wish,
+    error: Option<String>,
+    unasked: Option<String>,
+    relays: Relays,
+    doing: JoinSet<Done>,
+    /// A new version is being made or fetched.
+    busy: bool,
+    looking: bool,
+    saving: bool,
+    unsaved: bool,
+    looked_for: Vec<MxName>,
+    due: Instant,
+    look_due: Instant,
+    failures: u32,
+    waiting: Vec<Waiting>,
+}
+
+/// Around a day, so that not all zones are signed at once.
+fn daily() -> Duration {
+    Duration::from_secs(22 * 3600).mul_f64(1.0 + rand::random::<f64>() / 6.0)
+}
+
+impl ZoneTask {
+    pub(super) fn new(shared: Arc<Shared>, zone: Zone) -> Self {
+        let store = Store::new(&shared.state, &zone.name);
+        Self {
+            apex: zone.apex(),
+            shared,
+            zone,
+            store,
+            memory: Memory::default(),
+            facts: Facts::default(),
+            dynamic: Vec::new(),
+            last: None,
+            valid_until: None,
+            ds: Vec::new(),
+            lacking: Vec::new(),
+            seen: None,
+            wanted: Default::default(),
+            wish: Wish::default(),
+            error: None,
+            unasked: None,
+            relays: Relays::default(),
+            doing: JoinSet::new(),
+            busy: false,
+            looking: false,
+            saving: false,
+            unsaved: false,
+            looked_for: Vec::new(),
+            due: Instant::now() + AT_START,
+            look_due: Instant::now(),
+            failures: 0,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Makes, keeps and publishes the zone until told to stop.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) {
+        let mut changed = self.shared.changed.hear();
+        let mut wanted = self.shared.wishes.wanted(&self.zone.name);
+        self.wanted = wanted.borrow_and_update().clone();
+        self.load().await;
+        self.hear();
+        self.due = Instant::now() + AT_START;
+        while !stop.is_cancelled() {
+            self.begin();
+            self.relays.pursue(&self.shared.uplinks.load(), &self.apex, self.soa().as_ref());
+            self.answer_waiting();
+            self.report();
+            let next = self.next();
+            tokio::select! {
+                // First, so that nothing is offered behind the end.
+                biased;
+                () = stop.cancelled() => break,
+                _ = changed.changed() => {
+                    self.hear();
+                    self.relays.hurry();
+                }
+                _ = wanted.changed() => {
+                    let before = std::mem::replace(
+                        &mut self.wanted,
+                        wanted.borrow_and_update().clone(),
+                    );
+                    if before.1.next_keys != self.wanted.1.next_keys {
+                        // One of them may just have come into use.
+                        self.look_due = Instant::now();
+                    }
+                    self.within(GATHER_WISHES);
+                }
+                Some(command) = commands.recv(), if !self.busy => self.obey(command),
+                Some(told) = self.relays.told() => self.told(told),
+                Some(done) = self.doing.join_next(), if !self.doing.is_empty() => match done {
+                    Ok(done) => self.done(done),
+                    Err(error) => self.faulted(error.to_string()),
+                },
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// What was kept is served again, before anything new is made.
+    async fn load(&mut self) {
+        let (store, apex) = (self.store.clone(), self.apex.clone());
+        let load = move || (store.memory(), store.updates(&apex), store.zone(&apex));
+        let Ok((memory, updates, zone)) = tokio::task::spawn_blocking(load).await else { return };
+        self.memory = memory;
+        match updates {
+            Ok(updates) => self.dynamic = updates,
+            Err(error) => warn!(zone = %self.zone.name, %error, "records of updates are lost"),
+        }
+        match zone {
+            Ok(records) => self.last = records.and_then(recall).map(Arc::new),
+            Err(error) => {
+                warn!(zone = %self.zone.name, %error, "the last version is lost; a new one is made");
+            }
+        }
+        if let Some(last) = self.last.clone() {
+            let expires =
+                self.zone.primary.map(|_| std::time::Instant::now() + expire(&last.records));
+            self.valid_until = make::admissible(&self.apex, &last.records, now()).ok().flatten();
+            self.offer(&last, expires);
+        }
+    }
+
+    fn offer(&mut self, zone: &Signed, expires: Option<std::time::Instant>) {
+        let offered = self.shared.deliveries.dns.offered();
+        if let Err(error) = offered.offer(&self.apex, &zone.records, expires) {
+            self.failed(error.to_string());
+        }
+    }
+
+    /// Takes note of what relays hold.
+    fn hear(&mut self) {
+        let uplinks = self.shared.uplinks.load_full();
+        let mut news = self.remember(&uplinks);
+        let relays: Vec<_> = uplinks
+            .iter()
+            .map(|uplink| facts::Relay {
+                name: uplink.relay.name.clone(),
+                private_addresses: uplink.relay.private_senders,
+                standing: self.memory.relays.get(&uplink.relay.name).map(|it| it.standing.clone()),
+            })
+            .collect();
+        let facts = facts(&self.zone.name, &relays);
+        news |= facts != self.facts;
+        if facts.mx_names != self.looked_for {
+            self.look_due = Instant::now();
+        }
+        self.facts = facts;
+        self.look_for_gaps();
+        if news {
+            self.save();
+            if self.zone.primary.is_none() {
+                self.within(GATHER);
+            }
+        }
+    }
+
+    /// What relays said last is kept, for when they are away. A relay is forgotten when the owner
+    /// takes it out of the file.
+    fn remember(&mut self, uplinks: &[Arc<Uplink>]) -> bool {
+        let memory = &mut self.memory.relays;
+        let count = memory.len();
+        memory.retain(|name, _| uplinks.iter().any(|uplink| uplink.relay.name == *name));
+        let mut news = memory.len() != count;
+        for uplink in uplinks {
+            let Some((standing, heard)) = uplink.standing() else { continue };
+            let at = now().saturating_sub(heard.elapsed().as_secs());
+            let known = memory.get(&uplink.relay.name);
+            news |= known.is_none_or(|known| known.standing != standing);
+            memory.insert(uplink.relay.name.clone(), Heard { standing, at });
+        }
+        news
+    }
+
+    /// A new version is due within `wait`.
+    fn within(&mut self, wait: Duration) {
+        self.due = self.due.min(Instant::now() + wait);
+    }
+
+    fn next(&self) -> Instant {
+        let waiting = self.waiting.iter().map(|waiting| waiting.until);
+        let due = Some(self.due).filter(|_| !self.busy);
+        let look = Some(self.look_due).filter(|_| !self.looking);
+        let relays = self.relays.next().map(Instant::from_std);
+        let next = waiting.chain(due).chain(look).chain(relays).min();
+        next.unwrap_or_else(|| Instant::now() + RETRY)
+    }
+
+    /// Begins what is due.
+    fn begin(&mut self) {
+        if !self.looking && Instant::now() >= self.look_due {
+            self.look();
+        }
+        if !self.busy && Instant::now() >= self.due {
+            match self.zone.primary {
+                None => self.make(self.dynamic.clone(), None),
+                Some(_) => self.fetch(),
+            }
+        }
+        if self.unsaved && !self.saving {
+            (self.saving, self.unsaved) = (true, false);
+            let (store, memory) = (self.store.clone(), self.memory.clone());
+            self.doing.spawn(async move {
+                let saved = tokio::task::spawn_blocking(move || store.save_memory(&memory)).await;
+                let saved = saved.map_err(|error| error.to_string());
+                Done::Saved(saved.and_then(|saved| saved.map_err(|error| error.to_string())))
+            });
+        }
+    }
+
+    fn save(&mut self) {
+        self.unsaved = true;
+    }
+
+    /// Looks at what the mail server shows.
+    fn look(&mut self) {
+        self.look_due = Instant::now() + LOOK.mul_f64(1.0 + rand::random::<f64>() / 2.0);
+        self.looked_for = self.facts.mx_names.clone();
+        if self.zone.primary.is_some() || self.looked_for.is_empty() {
+            return;
+        }
+        let Some(service) = self.shared.deliveries.services.by_name(&ServiceName::smtp()) else {
+            self.unasked = Some("no [[service]] is named \"smtp\"".into());
+            return;
+        };
+        self.looking = true;
+        let names = self.looked_for.clone();
+        self.doing.spawn(async move {
+            let found = shown(&service.config, names).await;
+            let keys = found.map(|found| found.into_values().flatten().collect::<Vec<_>>());
+            Done::Looked(
+                keys.map(|keys| keys.iter().filter_map(|it| hex::parse(&it.key)).collect()),
+            )
+        });
+    }
+
+    /// Makes a version with these records of updates.
+    fn make(&mut self, dynamic: Vec<Record>, update: Option<oneshot::Sender<Rcode>>) {
+        self.busy = true;
+        self.due = Instant::now() + daily();
+        let (wish, wanted) = self.wanted.clone();
+        certificate_keys::note(&mut self.memory.planned, &wanted.next_keys, now());
+        let keys = certificate_keys::to_publish(&self.memory.shown, &self.memory.planned);
+        let attempt =
+            Box::new(Attempt { wish, dynamic: dynamic.clone(), keys: keys.clone(), update });
+        let order = Order {
+            zone: self.zone.clone(),
+            store: self.store.clone(),
+            last: self.last.clone(),
+            seen: self.seen,
+            facts: self.facts.clone(),
+            boxes: self.shared.keys.all(),
+            certificate_keys: keys,
+            wanted,
+            dynamic,
+            now: now(),
+        };
+        let keep = attempt.dynamic != self.dynamic;
+        self.doing.spawn(async move {
+            let made = tokio::task::spawn_blocking(move || {
+                let made = make(&order)?;
+                if keep {
+                    order.store.save_updates(&order.dynamic)?;
+                }
+                Ok(made)
+            });
+            let made = made.await;
+            Done::Made(
+                attempt,
+                made.unwrap_or_else(|error| Err(MakeError::Fault(error.to_string()))),
+            )
+        });
+    }
+
+    fn fetch(&mut self) {
+        let Some(address) = self.zone.primary else { return };
+        self.busy = true;
+        let key = self.zone.primary_key.as_ref().and_then(|key| self.shared.tsig.get(key)).cloned();
+        let have = self.last.as_ref().map(|last| last.records.clone());
+        let (apex, store) = (self.apex.clone(), self.store.clone());
+        self.doing.spawn(async move {
+            let fetched = primary::fetch(address, key, apex.clone(), have).await;
+            let taken = match fetched {
+                Ok(fetched) => take(apex, store, fetched).await,
+                Err(error) => Err(error),
+            };
+            Done::Fetched(taken)
+        });
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Made(attempt, made) => self.made(*attempt, made),
+            Done::Looked(Ok(keys)) => {
+                (self.looking, self.unasked) = (false, None);
+                let before = self.memory.shown.clone();
+                certificate_keys::note(&mut self.memory.shown, &keys, now());
+                if self.memory.shown != before {
+                    self.save();
+                }
+                // The owner's files are looked at too.
+                self.within(GATHER);
+            }
+            Done::Looked(Err(error)) => {
+                self.looking = false;
+                if self.unasked.as_ref() != Some(&error) {
+                    warn!(zone = %self.zone.name, error, "the mail server's keys are not known; the last ones stay");
+                }
+                self.unasked = Some(error);
+                self.look_due = Instant::now() + RETRY;
+                self.within(GATHER);
+            }
+            Done::Fetched(fetched) => self.fetched(fetched),
+            Done::Saved(saved) => {
+                self.saving = false;
+                if let Err(error) = saved {
+                    warn!(zone = %self.zone.name, error, "what was learned of relays and keys is not kept");
+                }
+            }
+        }
+    }
+
+    fn made(&mut self, attempt: Attempt, made: Result<Made, MakeError>) {
+        self.busy = false;
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                let rcode = if error.is_about_records() { Rcode::REFUSED } else { Rcode::SERVFAIL };
+                match attempt.update {
+                    // What one update would break, it alone is refused for.
+                    Some(update) => {
+                        info!(zone = %self.zone.name, %error, "an update was refused");
+                        let _ = update.send(rcode);
+                        self.shared.metrics.updated("refused");
+                        self.within(GATHER);
+                    }
+                    None => self.failed(error.to_string()),
+                }
+                return;
+            }
+        };
+        if made.changed {
+            let serial = made.zone.serial;
+            info!(zone = %self.zone.name, serial, records = made.zone.records.len(), "the zone was signed");
+            self.shared.metrics.signed();
+        }
+        (self.error, self.seen, self.failures) = (None, None, 0);
+        (self.dynamic, self.wish) = (attempt.dynamic, attempt.wish);
+        (self.ds, self.valid_until) = (made.ds, made.valid_until);
+        let serial = made.zone.serial;
+        certificate_keys::enter(&mut self.memory.in_zone, &attempt.keys, serial);
+        self.save();
+        if made.changed || self.soa().is_none() {
+            self.offer(&made.zone, None);
+        }
+        self.last = Some(made.zone);
+        self.note_served();
+        if let Some(reply) = attempt.update {
+            let until = Instant::now() + ACKNOWLEDGED;
+            self.waiting.push(Waiting { serial, until, reply });
+        }
+    }
+
+    fn fetched(&mut self, fetched: Result<(Option<Taken>, Duration), String>) {
+        self.busy = false;
+        match fetched {
+            Ok((taken, expire)) => {
+                (self.error, self.failures) = (None, 0);
+                let expires = Some(std::time::Instant::now() + expire);
+                if let Some(Taken { records, valid_until }) = taken {
+                    let zone =
+                        Signed { signed_at: now(), ..recall(records).unwrap_or_else(nothing) };
+                    info!(zone = %self.zone.name, serial = zone.serial, "the zone was taken from its primary");
+                    self.valid_until = valid_until;
+                    self.last = Some(Arc::new(zone));
+                    self.look_for_gaps();
+                }
+                if let Some(last) = self.last.clone() {
+                    self.offer(&last, expires);
+                }
+            }
+            Err(error) => self.failed(error),
+        }
+        let records = self.last.as_ref().map(|last| last.records.as_slice());
+        self.due = Instant::now() + primary::pause(records, self.failures);
+    }
+
+    fn look_for_gaps(&mut self) {
+        if let (Some(_), Some(last)) = (self.zone.primary, &self.last) {
+            let boxes = self.shared.keys.all();
+            self.lacking = make::lacking(&self.apex, &last.records, &self.facts, &boxes);
+        }
+    }
+
+    /// The last version stays.
+    fn failed(&mut self, error: String) {
+        self.failures = self.failures.saturating_add(1);
+        if self.error.as_ref() != Some(&error) {
+            warn!(zone = %self.zone.name, error, "no new version of the zone; the last one stays");
+        }
+        self.error = Some(error);
+        self.due = self.due.min(Instant::now() + RETRY);
+    }
+
+    /// What was done ended in a fault of this program. It is not known what it was, so all is begun
+    /// again when it is due.
+    fn faulted(&mut self, error: String) {
+        (self.busy, self.looking, self.saving) = (false, false, false);
+        self.failed(format!("a fault of this program: {error}"));
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Refresh => self.within(Duration::ZERO),
+            Command::Update(_, _, reply) if self.waiting.len() >= MAX_WAITING => {
+                let _ = reply.send(Rcode::SERVFAIL);
+            }
+            Command::Update(_, _, reply) if self.zone.primary.is_some() => {
+                let _ = reply.send(Rcode::REFUSED);
+            }
+            Command::Update(request, may, reply) => {
+                let zone = self.last.as_ref().map(|last| last.records.as_slice());
+                match update::apply(zone.unwrap_or_default(), &self.dynamic, &request, may) {
+                    Ok(dynamic) => self.make(dynamic, Some(reply)),
+                    Err(rcode) => {
+                        info!(zone = %self.zone.name, %rcode, "an update was refused");
+                        self.shared.metrics.updated("refused");
+                        let _ = reply.send(rcode);
+                    }
+                }
+            }
+        }
+    }
+
+    fn told(&mut self, told: super::relays::Told) {
+        let newer = self.relays.note(&self.apex, told);
+        self.note_served();
+        let Some((theirs, last)) = newer.zip(self.last.as_ref()) else { return };
+        let again =
+            self.memory.overtook_at.is_none_or(|at| now().saturating_sub(at) >= OVERTAKE_AGAIN);
+        let ahead =
+            serial::is_newer(theirs, last.serial) && theirs.wrapping_sub(last.serial) <= MAX_AHEAD;
+        if !ahead || !again || self.zone.primary.is_some() {
+            return;
+        }
+        // A restored backup; or the zone was served elsewhere before.
+        info!(zone = %self.zone.name, serial = theirs, "a relay serves a newer version, which is overtaken");
+        self.memory.overtook_at = Some(now());
+        self.seen = Some(theirs);
+        self.save();
+        self.within(Duration::ZERO);
+    }
+
+    /// Since when all relays serve the keys of the mail server.
+    fn note_served(&mut self) {
+        let serving = self.serving();
+        let serials: Option<Vec<u32>> = serving.iter().map(|it| it.serial).collect();
+        let oldest = serials.and_then(|all| {
+            all.into_iter().reduce(|a, b| if serial::is_newer(a, b) { b } else { a })
+        });
+        if let Some(oldest) = oldest
+            && certificate_keys::served(&mut self.memory.in_zone, oldest, now())
+        {
+            self.save();
+        }
+    }
+
+    fn serving(&self) -> Vec<Serving> {
+        let one = |relay: &String| {
+            let view = self.relays.view(relay);
+            Serving { relay: relay.clone(), serial: view.served, reachable: view.reachable }
+        };
+        self.facts.serving.iter().map(one).collect()
+    }
+
+    /// Answers updates that are served, or that were waited for long enough, or that nobody can be
+    /// told of.
+    fn answer_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let reachable: Vec<_> = self.serving().into_iter().filter(|it| it.reachable).collect();
+        let served = |wanted: u32| {
+            reachable.iter().all(|it| it.serial.is_some_and(|it| !serial::is_newer(wanted, it)))
+        };
+        for waiting in std::mem::take(&mut self.waiting) {
+            if served(waiting.serial) || Instant::now() >= waiting.until {
+                self.shared.metrics.updated("done");
+                let _ = waiting.reply.send(Rcode::NOERROR);
+            } else {
+                self.waiting.push(waiting);
+            }
+        }
+    }
+
+    /// When a relay last said what it holds.
+    fn heard_at(&self, uplink: &Uplink) -> Option<u64> {
+        let live =
+            uplink.standing().map(|(_, heard)| now().saturating_sub(heard.elapsed().as_secs()));
+        live.or_else(|| self.memory.relays.get(&uplink.relay.name).map(|it| it.at))
+    }
+
+    fn soa(&self) -> Option<Record> {
+        let version = self.shared.deliveries.dns.offered().version(&self.apex)?;
+        version.all().iter().find(|record| soa_of(record).is_some()).cloned()
+    }
+
+    fn report(&self) {
+        let serial = self.last.as_ref().map(|last| last.serial);
+        self.shared.wishes.report(
+            &self.zone.name,
+            Published {
+                wish: self.wish,
+                serial,
+                relays: self.serving(),
+                keys: certificate_keys::published(&self.memory.in_zone),
+                error: self.error.clone().or_else(|| {
+                    let primary = self.zone.primary?;
+                    Some(format!("the zone is made by {primary}, and can be changed only there"))
+                }),
+            },
+        );
+        let relays = self.shared.uplinks.load();
+        let relays = relays.iter().map(|uplink| {
+            let relay = uplink.relay.name.clone();
+            let view = self.relays.view(&relay);
+            ZoneAtRelay {
+                listed: self.facts.serving.contains(&relay),
+                up_to_date: serial
+                    .zip(view.served)
+                    .is_some_and(|(ours, theirs)| !serial::is_newer(ours, theirs)),
+                serial: view.served,
+                heard_at: self.heard_at(uplink),
+                error: view.error,
+                relay,
+            }
+        });
+        let mut notes = self.facts.notes.clone();
+        notes.extend(self.unasked.iter().map(|why| format!("the mail server's key: {why}")));
+        if self.zone.primary.is_some() {
+            notes = self.lacking.clone();
+        }
+        let status = ZoneStatus {
+            name: self.zone.name.to_string(),
+            serial,
+            signed_at: self.last.as_ref().map(|last| last.signed_at),
+            valid_until: self.valid_until,
+            primary: self.zone.primary.map(|primary| primary.to_string()),
+            relays: relays.collect(),
+            ds: self.ds.clone(),
+            notes,
+            error: self.error.clone(),
+        };
+        self.shared.show(&self.zone.name, status);
+    }
+}
+
+/// For how long a zone may be served without its primary.
+fn expire(records: &[Record]) -> Duration {
+    let soa = records.iter().find_map(soa_of).map(|soa| soa.expire().as_secs());
+    Duration::from_secs(soa.unwrap_or_default().into())
+}
+
+fn nothing() -> Signed {
+    Signed { records: Vec::new(), serial: 0, signed_at: 0 }
+}
+
+/// Verifies and keeps what a primary has.
+async fn take(
+    apex: Name,
+    store: Store,
+    fetched: Fetched,
+) -> Result<(Option<Taken>, Duration), String> {
+    let Fetched { records, expire } = fetched;
+    let Some(records) = records else { return Ok((None, expire)) };
+    let kept = tokio::task::spawn_blocking(move || {
+        let valid_until = make::admissible(&apex, &records, now());
+        let valid_until =
+            valid_until.map_err(|error| format!("the primary's zone is refused: {error}"))?;
+        store.save_zone(&records).map_err(|error| error.to_string())?;
+        Ok::<_, String>(Taken { records, valid_until })
+    });
+    let taken = kept.await.map_err(|error| error.to_string())??;
+    Ok((Some(taken), expire))
+}

@@ -1,0 +1,256 @@
+//! A real agent that makes zones, before the programs of others: dig and ldns-verify-zone look at
+//! them, NSD has them by AXFR, nsupdate changes them, Knot is a hidden primary; and a relay that
+//! takes them through the tunnel.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+mod agent;
+mod mail_server;
+mod programs;
+mod relay;
+
+use std::fs;
+use std::time::Duration;
+
+use agent::{Agent, Home};
+use programs::{Nsd, Primary, dig, nsupdate, verify};
+use relay::Relay;
+
+const ZONE: &str = "a.example";
+/// With a name server of somebody else's, so that no relay is needed.
+const ALONE: &str = "[[zone]]\nname = \"a.example\"\nname_servers = [\"ns1.example.net\"]\n";
+
+/// A listener with keys, whose secrets are written to files.
+fn dns(home: &Home) -> String {
+    let key = |name: &str, update: &str| {
+        let file = home.file(&format!("{name}.secret"), programs::SECRET);
+        format!("[[dns.key]]\nname = \"{name}\"\nsecret_file = {file:?}\nupdate = \"{update}\"\n")
+    };
+    format!(
+        "[dns]\nlisten = \"127.0.0.1:0\"\n{}{}{}",
+        key("certbot", "challenges"),
+        key("all", "all"),
+        key("transfer", "none")
+    )
+}
+
+#[test]
+fn what_is_made_verifies_and_other_servers_take_it() {
+    let home = Home::new(&[]);
+    let own = home.file("own.zone", "www 60 A 192.0.2.80\n*.wild TXT x\n");
+    let dkim =
+        home.file("mail.txt", "mail._domainkey IN TXT ( \"v=DKIM1; k=rsa; \" \"p=QUJD\" ) ; x\n");
+    home.write(&format!(
+        "{ALONE}include = [{own:?}]\ndkim = [{{ selector = \"s1\", file = {dkim:?} }}]\n\
+         dmarc = \"v=DMARC1; p=none\"\ncontact = \"me@a.example\"\ndenial = \"nsec3\"\n{}",
+        dns(&home)
+    ));
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    let text = dig(agent.dns(), ZONE, "AXFR");
+    for wanted in [
+        "192.0.2.80",
+        "v=DKIM1; k=rsa; p=QUJD",
+        "NSEC3",
+        "sealpost1 box=",
+        "me.a.example.",
+        "ZONEMD",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    verify(&home, ZONE, &text);
+    let nsd = Nsd::start(ZONE, agent.dns());
+    let serial = agent.serial(ZONE);
+    programs::until(|| dig(nsd.address(), ZONE, "SOA").contains(&serial.to_string()));
+    assert!(dig(agent.dns(), "b.example", "AXFR").contains("Transfer failed"));
+    assert!(dig(agent.dns(), "www.a.example", "A").contains("192.0.2.80"));
+}
+
+#[test]
+fn programs_change_what_they_may_and_it_lasts() {
+    let home = Home::new(&[]);
+    home.write(&format!("{ALONE}{}", dns(&home)));
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    let add = "update add _acme-challenge.mx.a.example. 60 TXT token-1";
+    nsupdate(agent.dns(), "certbot", ZONE, add).unwrap();
+    let serial = agent.serial(ZONE);
+    assert!(dig(agent.dns(), "_acme-challenge.mx.a.example", "TXT").contains("token-1"));
+    // What is not a challenge, not in the zone, or not signed with a key for it.
+    for (key, line, wanted) in [
+        ("certbot", "update add www.a.example. 60 A 192.0.2.1", "REFUSED"),
+        ("certbot", "update delete a.example. SOA", "REFUSED"),
+        ("transfer", add, "REFUSED"),
+        ("all", "update add a.example. 60 NS ns.elsewhere.", "REFUSED"),
+        ("all", "update add x.b.example. 60 A 192.0.2.1", "NOTZONE"),
+        ("nobody", add, "NOTAUTH"),
+    ] {
+        let error = nsupdate(agent.dns(), key, ZONE, line).unwrap_err();
+        assert!(error.contains(wanted) || error.contains("tsig"), "{key} {line}: {error}");
+    }
+    let other = nsupdate(
+        agent.dns(),
+        "certbot",
+        "b.example",
+        "update add _acme-challenge.b.example. 60 TXT x",
+    );
+    assert!(other.unwrap_err().contains("NOTAUTH"));
+    assert_eq!(agent.serial(ZONE), serial, "what was refused left no trace");
+    nsupdate(
+        agent.dns(),
+        "all",
+        ZONE,
+        "prereq nxdomain www.a.example.\nupdate add www.a.example. 60 A 192.0.2.1",
+    )
+    .unwrap();
+    let again = "prereq nxdomain www.a.example.\nupdate add www.a.example. 60 A 192.0.2.2";
+    assert!(nsupdate(agent.dns(), "all", ZONE, again).unwrap_err().contains("YXDOMAIN"));
+    let text = dig(agent.dns(), ZONE, "AXFR");
+    verify(&home, ZONE, &text);
+
+    drop(agent);
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    let text = dig(agent.dns(), ZONE, "AXFR");
+    assert!(text.contains("token-1") && text.contains("192.0.2.1"), "{text}");
+    nsupdate(agent.dns(), "certbot", ZONE, "update delete _acme-challenge.mx.a.example. TXT")
+        .unwrap();
+    assert!(!dig(agent.dns(), ZONE, "AXFR").contains("token-1"));
+}
+
+#[test]
+fn a_hidden_primary_is_passed_on_as_it_is() {
+    let home = Home::new(&[]);
+    let knot = Primary::start(
+        ZONE,
+        "@ SOA ns h 100 60 30 9999 60\n@ NS ns1.example.net.\nwww A 192.0.2.1\n",
+    );
+    let port = home.free_port();
+    home.write(&format!(
+        "[[zone]]\nname = \"{ZONE}\"\nprimary = \"{}\"\n[dns]\nlisten = \"127.0.0.1:{port}\"\n",
+        knot.address()
+    ));
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    assert_eq!(dig(agent.dns(), ZONE, "DNSKEY"), dig(knot.address(), ZONE, "DNSKEY"));
+    let status = agent.expect("relays cannot see that this box may have the domain");
+    assert!(status.contains(&knot.address().to_string()), "{status}");
+    // The primary says that it changed.
+    knot.notify_to(agent.dns());
+    knot.change("www 60 A 192.0.2.77");
+    programs::until(|| dig(agent.dns(), "www.a.example", "A").contains("192.0.2.77"));
+    // What was taken over is there when the primary is away.
+    drop(agent);
+    drop(knot);
+    let agent = Agent::start(&home);
+    programs::until(|| dig(agent.dns(), "www.a.example", "A").contains("192.0.2.77"));
+    agent.expect("Connection refused");
+}
+
+#[test]
+fn a_relay_has_the_zone_through_the_tunnel_and_what_it_said_outlives_it() {
+    let relay = Relay::start(ZONE);
+    let home = Home::new(&[&relay]);
+    home.write(&format!("[[zone]]\nname = \"{ZONE}\"\n{}", dns(&home)));
+    let agent = Agent::start(&home);
+    let status = agent.expect("\"up_to_date\":true");
+    let serial = agent.serial(ZONE);
+    assert_eq!(relay.serial(), Some(serial), "{status}");
+    let text = dig(agent.dns(), ZONE, "AXFR");
+    for wanted in ["NS\tns1.relay.example.", "MX\t20 mx.a.example.", "198.51.100.1"] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    assert!(relay.offered());
+    // Who changes something is answered when the relay serves it.
+    nsupdate(agent.dns(), "certbot", ZONE, "update add _acme-challenge.a.example. 60 TXT token")
+        .unwrap();
+    assert!(relay.text().contains("token"));
+    // Only what changed was sent.
+    assert!(relay.incremental());
+
+    // A tunnel that comes back is told of the zone again.
+    let told = relay.notices();
+    relay.cut();
+    programs::until(|| relay.notices() > told);
+
+    // A relay that has a newer version, as after a backup was restored here, is overtaken.
+    let newer = relay.run_ahead(1000);
+    relay.cut();
+    programs::until(|| agent.serial(ZONE) == newer + 1);
+    programs::until(|| relay.serial() == Some(newer + 1));
+
+    // While the relay is away the zone still names it.
+    drop(relay);
+    drop(agent);
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    nsupdate(agent.dns(), "certbot", ZONE, "update add _acme-challenge.a.example. 60 TXT more")
+        .unwrap();
+    let text = dig(agent.dns(), ZONE, "AXFR");
+    assert!(text.contains("ns1.relay.example.") && text.contains("198.51.100.1"), "{text}");
+    // Until the owner takes it out of the file.
+    home.forget_relays();
+    home.write(&format!("{ALONE}{}", dns(&home)));
+    agent.reload();
+    programs::until(|| !dig(agent.dns(), ZONE, "AXFR").contains("ns1.relay.example."));
+}
+
+#[test]
+fn the_keys_of_the_mail_server_stand_in_the_zone_before_and_after_a_change() {
+    let relay = Relay::start(ZONE);
+    let home = Home::new(&[&relay]);
+    let (first, second) = (mail_server::Key::new(), mail_server::Key::new());
+    let (address, alive) = mail_server::start(None, &first);
+    home.write(&format!(
+        "[[service]]\nname = \"smtp\"\naddress = \"{address}\"\nproxy = \"none\"\n\
+         [[zone]]\nname = \"{ZONE}\"\n{}",
+        dns(&home)
+    ));
+    let agent = Agent::start(&home);
+    let tlsa = |agent: &Agent| dig(agent.dns(), "_25._tcp.mx.a.example", "TLSA");
+    programs::until(|| tlsa(&agent).contains(&first.digest()));
+    // Another key, as after the owner changed it by hand.
+    drop(agent);
+    drop(alive);
+    let free = std::net::TcpStream::connect(address).map(drop);
+    assert!(free.is_ok(), "its thread hears of the end");
+    let mut server = None;
+    programs::until(|| std::net::TcpListener::bind(address).is_ok());
+    server.replace(mail_server::start(Some(address), &second));
+    let agent = Agent::start(&home);
+    programs::until(|| tlsa(&agent).contains(&second.digest()));
+    assert!(tlsa(&agent).contains(&first.digest()), "senders may have seen the old one just now");
+    // A mail server that is away says nothing about its keys.
+    drop(agent);
+    drop(server);
+    let _ = std::net::TcpStream::connect(address);
+    let agent = Agent::start(&home);
+    agent.expect("the mail server's key: ");
+    assert!(tlsa(&agent).contains(&first.digest()) && tlsa(&agent).contains(&second.digest()));
+}
+
+#[test]
+fn a_mistake_of_the_owners_keeps_the_last_zone() {
+    let home = Home::new(&[]);
+    let own = home.file("own.zone", "www 60 A 192.0.2.80\n");
+    let file = format!("{ALONE}include = [{own:?}]\n{}", dns(&home));
+    home.write(&file);
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    let serial = agent.serial(ZONE);
+    fs::write(&own, "www 60 A 192.0.2.80\nwww 60 A nonsense\n").unwrap();
+    assert!(home.run(&["check-config"]).unwrap_err().contains("own.zone:2: "));
+    // A zone that changed in the file is made anew.
+    home.write(&file.replace("include", "spf = \"v=spf1 -all\"\ninclude"));
+    agent.reload();
+    agent.expect("own.zone:2: ");
+    assert_eq!(agent.serial(ZONE), serial);
+    assert!(dig(agent.dns(), "www.a.example", "A").contains("192.0.2.80"));
+    let said = home.run(&["status"]).unwrap_err();
+    assert!(said.contains("FAILED") && said.contains("the last version stays"), "{said}");
+    fs::write(&own, "www 60 A 192.0.2.80\n").unwrap();
+    assert!(home.run(&["check-config"]).unwrap().contains("zones: 1"));
+}
+
+/// For what must not take long, and must not be timed.
+const PATIENCE: Duration = Duration::from_secs(60);

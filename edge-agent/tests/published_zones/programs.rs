@@ -1,0 +1,194 @@
+//! Programs of others: dig and nsupdate (bind9-dnsutils), ldns-verify-zone (ldnsutils), NSD, Knot.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::PATIENCE;
+use crate::agent::Home;
+
+/// Of all keys.
+pub(crate) const SECRET: &str = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=\n";
+
+/// Waits until it is so.
+#[track_caller]
+pub(crate) fn until(so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < PATIENCE, "it never comes to that");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{out}{err}")
+}
+
+/// What dig prints for a question to `server`: records alone, or what went wrong.
+pub(crate) fn dig(server: SocketAddr, name: &str, rtype: &str) -> String {
+    let port = server.port().to_string();
+    let at = format!("@{}", server.ip());
+    let options = ["+tcp", "+noall", "+answer", "+nosplit", "+onesoa", "+time=5", "+tries=1"];
+    let ran = Command::new("dig").args([&at, "-p", &port, name, rtype]).args(options).output();
+    text(&ran.unwrap())
+}
+
+/// ldns-verify-zone on what dig printed.
+pub(crate) fn verify(home: &Home, zone: &str, printed: &str) {
+    let path = home.file("transferred.zone", printed);
+    let ran = Command::new("ldns-verify-zone").arg("-V").arg("2").arg(path).output().unwrap();
+    assert!(ran.status.success(), "{zone}: {}\n{printed}", text(&ran));
+}
+
+/// Sends an update with nsupdate; an error is what it says.
+pub(crate) fn nsupdate(
+    server: SocketAddr,
+    key: &str,
+    zone: &str,
+    lines: &str,
+) -> Result<(), String> {
+    let script = format!(
+        "server {} {}\nzone {zone}.\nkey hmac-sha256:{key} {}{lines}\nsend\n",
+        server.ip(),
+        server.port(),
+        SECRET
+    );
+    let mut child = Command::new("nsupdate")
+        .args(["-v", "-t", "60"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let ran = child.wait_with_output().unwrap();
+    if ran.status.success() { Ok(()) } else { Err(text(&ran)) }
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// A server that ends when dropped.
+struct Server {
+    child: Child,
+    directory: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    fn start(program: &str, arguments: &[&str], files: impl Fn(&Path, SocketAddr)) -> Self {
+        let (directory, address) = (tempfile::tempdir().unwrap(), free());
+        files(directory.path(), address);
+        let child = Command::new(program)
+            .args(arguments)
+            .arg("-c")
+            .arg(directory.path().join("conf"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, directory, address }
+    }
+}
+
+/// NSD with a zone from elsewhere.
+pub(crate) struct Nsd(Server);
+
+impl Nsd {
+    pub(crate) fn start(zone: &str, primary: SocketAddr) -> Self {
+        Self(Server::start("/usr/sbin/nsd", &["-d"], |dir, address| {
+            let shown = dir.display();
+            let conf = format!(
+                "server:\n  ip-address: {}\n  port: {}\n  username: \"\"\n  chroot: \"\"\n  \
+                 zonesdir: \"{shown}\"\n  xfrdfile: \"{shown}/xfrd\"\n  xfrdir: \"{shown}\"\n  \
+                 zonelistfile: \"{shown}/list\"\n  pidfile: \"\"\n  database: \"\"\n  \
+                 server-count: 1\nremote-control:\n  control-enable: no\n\
+                 zone:\n  name: {zone}\n  request-xfr: AXFR {}@{} NOKEY\n",
+                address.ip(),
+                address.port(),
+                primary.ip(),
+                primary.port()
+            );
+            std::fs::write(dir.join("conf"), conf).unwrap();
+        }))
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+}
+
+/// Knot that signs a zone.
+pub(crate) struct Primary {
+    server: Server,
+    zone: String,
+}
+
+impl Primary {
+    pub(crate) fn start(zone: &str, content: &str) -> Self {
+        let server = Server::start("/usr/sbin/knotd", &[], |dir, address| {
+            std::fs::write(dir.join(format!("{zone}.zone")), format!("$TTL 60\n{content}"))
+                .unwrap();
+            std::fs::write(dir.join("conf"), conf(dir, address, zone, None)).unwrap();
+        });
+        let primary = Self { server, zone: zone.into() };
+        until(|| dig(primary.address(), zone, "DNSKEY").contains("DNSKEY"));
+        primary
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    fn knotc(&self, arguments: &[&str]) {
+        let path = self.server.directory.path().join("knot.sock");
+        let ran = Command::new("knotc").arg("-s").arg(path).args(arguments).output().unwrap();
+        assert!(ran.status.success(), "{arguments:?}: {}", text(&ran));
+    }
+
+    /// From now on tells whoever listens there.
+    pub(crate) fn notify_to(&self, to: SocketAddr) {
+        let dir = self.server.directory.path();
+        std::fs::write(dir.join("conf"), conf(dir, self.address(), &self.zone, Some(to))).unwrap();
+        self.knotc(&["reload"]);
+    }
+
+    /// Sets a record.
+    pub(crate) fn change(&self, record: &str) {
+        let words: Vec<_> = record.split(' ').collect();
+        self.knotc(&["zone-begin", &self.zone]);
+        self.knotc(&["zone-unset", &self.zone, words[0], words[2]]);
+        self.knotc(&[&["zone-set", self.zone.as_str()], &words[..]].concat());
+        self.knotc(&["zone-commit", &self.zone]);
+    }
+}
+
+fn conf(dir: &Path, address: SocketAddr, zone: &str, to: Option<SocketAddr>) -> String {
+    let shown = dir.display();
+    let listen = format!("{}@{}", address.ip(), address.port());
+    let (remote, notify) = match to {
+        None => (String::new(), ""),
+        Some(to) => (
+            format!("remote:\n  - id: agent\n    address: {}@{}\n", to.ip(), to.port()),
+            "    notify: agent\n",
+        ),
+    };
+    format!(
+        "server:\n  rundir: \"{shown}\"\n  listen: {listen}\ncontrol:\n  listen: \"{shown}/knot.sock\"\n\
+         database:\n  storage: \"{shown}\"\n{remote}acl:\n  - id: all\n    address: 127.0.0.1\n    \
+         action: transfer\npolicy:\n  - id: p\n    algorithm: ecdsap256sha256\nzone:\n  - domain: {zone}\n    storage: \"{shown}\"\n    file: \
+         \"{zone}.zone\"\n    zonefile-sync: -1\n    zonefile-load: difference-no-serial\n    journal-content: all\n    dnssec-signing: on\n    dnssec-policy: p\n    acl: all\n{notify}"
+    )
+}
