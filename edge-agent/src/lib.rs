@@ -5,6 +5,7 @@ pub mod agent;
 pub mod command;
 pub mod config;
 pub mod deliver;
+pub mod lookup;
 pub mod metrics;
 pub mod publish;
 pub mod reach;

@@ -1,14 +1,17 @@
 //! All records of a domain as lines of a zone file, each kind explained by comments. Pure.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use sealpost_tunnel::{DomainName, Fingerprint, MxName};
 use serde_json::{Value, json};
 
-use super::Keys;
+use super::judge::{Wanted, important};
+use super::{Keys, apex};
 use crate::registration::domain::Domain as Name;
 use crate::registration::mx_set::{Exchanger, MxSet, Way};
 use crate::registration::records;
+use crate::zone::included;
 
 /// About the records that prove a domain.
 const PROOF: &str = "Says that this box may have the domain. Leave it there for good.";
@@ -65,6 +68,17 @@ impl Zone<'_> {
         lines.extend(self.tlsa());
         lines.extend(self.key_notes().map(|note| comment(&note)));
         lines
+    }
+
+    /// What is to be found in the DNS.
+    pub(super) fn wanted(&self) -> anyhow::Result<(DomainName, Wanted)> {
+        let apex = apex(self.name);
+        // The same lines that an owner pastes.
+        let text = self.lines().join("\n");
+        let records = included::parse(text.as_bytes(), Path::new("records"), &apex)?;
+        let records: Vec<_> = records.into_iter().map(|included| included.record).collect();
+        let sets = important(&apex, &records);
+        Ok((self.name.clone(), Wanted { apex, made_here: None, sets }))
     }
 
     fn gaps(&self) -> impl Iterator<Item = String> {

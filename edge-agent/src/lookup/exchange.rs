@@ -1,0 +1,130 @@
+//! Asks one server one question: over UDP, and over TCP when the answer does not fit.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{Instant, timeout_at};
+
+use super::message::{self, Answer, Question, Unfit};
+
+/// How long an answer over UDP is waited for, each time that it is asked.
+const PATIENCE: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3)];
+/// How long an exchange over TCP may take.
+const TCP: Duration = Duration::from_secs(4);
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Silence {
+    /// Nothing came.
+    #[error("it does not answer")]
+    None,
+    /// This machine has no way there, mostly as it has no IPv6.
+    #[error("this box has no way there")]
+    NoWay,
+    /// Something came that is no answer.
+    #[error("its answer is of no use: {0}")]
+    Unfit(#[from] Unfit),
+    /// It sends what does not fit, and does not send it over TCP.
+    #[error("its answer is cut off, and over TCP it does not answer: {0}")]
+    Tcp(String),
+    /// The system refuses.
+    #[error("it cannot be asked: {0}")]
+    Refused(String),
+}
+
+impl From<io::Error> for Silence {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::AddrNotAvailable => Self::NoWay,
+            io::ErrorKind::TimedOut => Self::None,
+            _ => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+/// Asks `server`. Takes at most 10 s.
+pub async fn ask(server: SocketAddr, question: &Question) -> Result<Answer, Silence> {
+    let mut silence = Silence::None;
+    for patience in PATIENCE {
+        match over_udp(server, question, Instant::now() + patience).await {
+            Ok(answer) if answer.truncated => return over_tcp(server, question).await,
+            Ok(answer) => return Ok(answer),
+            Err(Silence::None) => {}
+            Err(Silence::NoWay) => return Err(Silence::NoWay),
+            // Such as a port that is closed for a moment, while the server starts again.
+            Err(other) => silence = other,
+        }
+    }
+    Err(silence)
+}
+
+async fn over_udp(
+    server: SocketAddr,
+    question: &Question,
+    until: Instant,
+) -> Result<Answer, Silence> {
+    let any =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // A port of its own for each question makes answers harder to forge, and connected it takes
+    // nobody else's.
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+    socket.connect(server).await?;
+    let id = rand::random();
+    socket.send(&message::query(question, id)).await?;
+    let mut room = [0; message::PAYLOAD as usize];
+    loop {
+        let Ok(length) = timeout_at(until, socket.recv(&mut room)).await else {
+            return Err(Silence::None);
+        };
+        let octets = Bytes::copy_from_slice(&room[..length?]);
+        match message::read(octets, question, id) {
+            // A forgery, or the late answer to an earlier question.
+            Err(Unfit::Other) => {}
+            read => return Ok(read?),
+        }
+    }
+}
+
+async fn over_tcp(server: SocketAddr, question: &Question) -> Result<Answer, Silence> {
+    let failed = |error: io::Error| Silence::Tcp(error.to_string());
+    let id = rand::random();
+    let exchanged = async {
+        let mut stream = TcpStream::connect(server).await?;
+        let query = message::query(question, id);
+        // A query is far shorter than what the prefix can say.
+        let length = u16::try_from(query.len()).unwrap_or(u16::MAX);
+        stream.write_all(&[&length.to_be_bytes()[..], &query].concat()).await?;
+        let mut octets = vec![0; stream.read_u16().await?.into()];
+        stream.read_exact(&mut octets).await?;
+        Ok(octets)
+    };
+    match timeout_at(Instant::now() + TCP, exchanged).await {
+        Err(_) => Err(Silence::Tcp("no answer".into())),
+        Ok(octets) => Ok(message::read(octets.map_err(failed)?.into(), question, id)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lookup::message::Of;
+    use domain::base::iana::Rtype;
+
+    #[tokio::test]
+    async fn who_is_not_there_is_named_and_not_waited_for_without_end() {
+        let question =
+            Question { name: "a.example.".parse().unwrap(), rtype: Rtype::A, of: Of::NameServer };
+        // A port that nobody listens at.
+        let held = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = held.local_addr().unwrap();
+        drop(held);
+        assert!(matches!(ask(address, &question).await, Err(Silence::Refused(_))));
+    }
+}
