@@ -1,7 +1,7 @@
-//! Adds a relay to the text of `agent.toml`, or takes one out, and leaves every other byte as the
-//! owner wrote it. Pure.
+//! Adds a relay or a zone to the text of `agent.toml`, or takes a relay out, and leaves every other
+//! byte as the owner wrote it. Pure.
 
-use sealpost_tunnel::{HostPort, PublicKey};
+use sealpost_tunnel::{DomainName, HostPort, PublicKey};
 use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, Table};
 
 /// A relay as it is to stand in the file.
@@ -21,9 +21,11 @@ pub enum EditError {
     /// It is no TOML.
     #[error("{0}")]
     Syntax(String),
-    /// `relay` is neither tables nor a list of them.
-    #[error("`relay` in it is no list of tables, so it cannot be changed by this program")]
-    Shape,
+    /// `relay` is neither tables nor a list of them, or `zone` no tables.
+    #[error(
+        "`{0}` in it is no list of tables as this program writes them, so it cannot be changed by it"
+    )]
+    Shape(&'static str),
     /// There is no such relay.
     #[error("it has no relay named `{0}`")]
     NoSuchRelay(String),
@@ -55,8 +57,31 @@ pub fn add(text: &str, entry: &Entry) -> Result<String, EditError> {
             last.unwrap_or(text.len())
         }
         Some(item) if item.is_array() => return add_inline(text, entry),
-        Some(_) => return Err(EditError::Shape),
+        Some(_) => return Err(EditError::Shape("relay")),
     };
+    Ok(insert(text, at, &table(entry)))
+}
+
+/// `text` with a zone for `domain` at its end: between others it could come between one and what
+/// belongs to it.
+pub fn add_zone(text: &str, domain: &DomainName) -> Result<String, EditError> {
+    match parse(text)?.get("zone") {
+        None | Some(Item::ArrayOfTables(_)) => {}
+        Some(_) => return Err(EditError::Shape("zone")),
+    }
+    let table = format!(
+        "# This box makes and signs the zone of this domain, and the relays serve it.\n\
+         [[zone]]\n\
+         name = {}\n\
+         # Records of your own, such as those of a web site, from zone files.\n\
+         # include = [\"/etc/sealpost/{domain}.zone\"]\n",
+        quoted(domain.as_str())
+    );
+    Ok(insert(text, text.len(), &table))
+}
+
+/// `text` with `table` at `at`, set off by empty lines.
+fn insert(text: &str, at: usize, table: &str) -> String {
     let (before, behind) = text.split_at(at);
     let mut new = String::new();
     if !before.is_empty() && !before.ends_with('\n') {
@@ -65,14 +90,14 @@ pub fn add(text: &str, entry: &Entry) -> Result<String, EditError> {
     if !before.is_empty() && !ends_with_blank_line(before) {
         new.push('\n');
     }
-    new.push_str(&table(entry));
+    new.push_str(table);
     if !behind.is_empty() && !behind.starts_with(['\n', '\r']) {
         new.push('\n');
     }
     if text.contains("\r\n") {
         new = new.replace('\n', "\r\n");
     }
-    Ok([before, &new, behind].concat())
+    [before, &new, behind].concat()
 }
 
 /// `text` without the relay called `name`, and without the comments that stand directly at it.
@@ -84,7 +109,7 @@ pub fn remove(text: &str, name: &str) -> Result<String, EditError> {
         None => return Err(missing()),
         Some(Item::ArrayOfTables(tables)) => tables.iter().find(named).ok_or_else(missing)?,
         Some(item) if item.is_array() => return remove_inline(text, name),
-        Some(_) => return Err(EditError::Shape),
+        Some(_) => return Err(EditError::Shape("relay")),
     };
     let before = &text[..start(text, table)];
     let mut behind = &text[end(text, table)..];
@@ -147,7 +172,7 @@ pub fn quoted(text: &str) -> String {
 
 /// The list of a file that has `relay = [{ … }]`.
 fn inline(document: &mut DocumentMut) -> Result<&mut Array, EditError> {
-    document.get_mut("relay").and_then(Item::as_array_mut).ok_or(EditError::Shape)
+    document.get_mut("relay").and_then(Item::as_array_mut).ok_or(EditError::Shape("relay"))
 }
 
 fn parse_mut(text: &str) -> Result<DocumentMut, EditError> {
@@ -256,8 +281,8 @@ mod tests {
             assert_eq!(names(&remove(&added, &entry().name).unwrap()).len(), wanted.len() - 1);
         }
         assert!(matches!(add("relay = [", &entry()), Err(EditError::Syntax(_))));
-        assert_eq!(add("relay = 1\n", &entry()), Err(EditError::Shape));
-        assert_eq!(remove("relay = 1\n", "a"), Err(EditError::Shape));
+        assert_eq!(add("relay = 1\n", &entry()), Err(EditError::Shape("relay")));
+        assert_eq!(remove("relay = 1\n", "a"), Err(EditError::Shape("relay")));
     }
 
     #[test]
