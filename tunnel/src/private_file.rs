@@ -35,8 +35,7 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// and synced under another name first, so that a crash leaves either no file or the complete one.
 /// Makes the directory (mode 0700) when there is none.
 pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = directory(path);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    make_directory(directory(path))?;
     write_beside(path, content, None, |part| {
         // A hard link fails where the name exists; a rename would replace somebody's key.
         fs::hard_link(part, path)
@@ -97,6 +96,29 @@ fn give(file: &File, part: &Path, old: Option<&fs::Metadata>) -> io::Result<()> 
         Some(old) => file.set_permissions(Permissions::from_mode(old.mode() & 0o777)),
         None => Ok(()),
     }
+}
+
+/// Makes a directory (mode 0700) and those above it, where there is none. What root makes belongs to
+/// whom the directory above belongs to, as files do.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    let above = self::directory(directory);
+    make_directory(above)?;
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
+    let opened = File::open(directory)?;
+    let (made, named) = (opened.metadata()?, fs::symlink_metadata(directory)?);
+    let above = fs::metadata(above)?;
+    // Whoever owns the directory above may have put a link in the place of the new one.
+    let ours = (made.dev(), made.ino()) == (named.dev(), named.ino());
+    if ours && made.uid() == 0 && above.uid() != 0 {
+        fchown(&opened, Some(above.uid()), Some(above.gid()))?;
+    }
+    Ok(())
 }
 
 fn directory(path: &Path) -> &Path {

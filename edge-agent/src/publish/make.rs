@@ -10,6 +10,7 @@ use sealpost_dns::record::{Data, Name, Record};
 use sealpost_tunnel::PublicKey;
 
 use super::facts::Facts;
+use super::roll::RollError;
 use super::store::{Store, StoreError};
 use super::wishes::Wanted;
 use super::{dkim, update};
@@ -18,8 +19,7 @@ use crate::registration::records;
 use crate::zone::content::{self, ContentError};
 use crate::zone::included::{self, IncludeError, Included};
 use crate::zone::plan::{Authority, Dkim, Host, KeyDigest, Text};
-use crate::zone::zone_key::KeyError;
-use crate::zone::{BuildError, Plan, Signed, build, conflicts};
+use crate::zone::{BuildError, Built, Plan, Signed, build, conflicts};
 
 /// The largest zone that a relay takes, as far as can be told here: its own limits may be lower.
 const LIMITS: fn() -> admission::Limits = admission::Limits::default;
@@ -75,7 +75,7 @@ pub enum MakeError {
     Refused(String),
     /// A key of the zone.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] RollError),
     /// It cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -112,14 +112,7 @@ impl MakeError {
 
 /// Makes the version.
 pub fn make(order: &Order) -> Result<Made, MakeError> {
-    let plan = plan(order)?;
-    let policy = order.zone.policy();
-    let last = order.last.as_deref();
-    let keys = order.store.keys(order.zone.keys)?;
-    let built = build(&plan, &keys, &policy, last, order.seen, order.now)?;
-    let apex = &plan.apex;
-    let valid_until =
-        admissible(apex, &built.zone.records, order.now).map_err(MakeError::Refused)?;
+    let (built, valid_until) = try_to(order)?;
     let ds = built.ds.iter().map(ToString::to_string).collect();
     let zone = match order.last.clone().filter(|_| !built.changed) {
         Some(last) => last,
@@ -129,6 +122,17 @@ pub fn make(order: &Order) -> Result<Made, MakeError> {
         }
     };
     Ok(Made { zone, changed: built.changed, ds, valid_until })
+}
+
+/// Makes the version and verifies it, and keeps nothing; also when its first signature ends.
+pub fn try_to(order: &Order) -> Result<(Built, Option<u64>), MakeError> {
+    let plan = plan(order)?;
+    let keys = order.store.keys(order.zone.keys)?;
+    let (policy, last) = (order.zone.policy(), order.last.as_deref());
+    let built = build(&plan, &keys, &policy, last, order.seen, order.now)?;
+    let records = &built.zone.records;
+    let ends = admissible(&plan.apex, records, order.now).map_err(MakeError::Refused)?;
+    Ok((built, ends))
 }
 
 /// Whether a relay would take the zone, by the code that relays ask; when its first signature ends.

@@ -25,6 +25,7 @@ pub mod make;
 pub mod notice;
 pub mod primary;
 pub mod relays;
+pub mod roll;
 pub mod store;
 pub mod update;
 pub mod wishes;

@@ -4,9 +4,8 @@
 //! Everything is written whole under another name first, so that a crash leaves the old or the new.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use sealpost_dns::record::{Name, Record};
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::certificate_keys::{InZone, Shown};
+use super::roll::RollError;
 use crate::config::zone::KeyLayout;
 use crate::zone::zone_key::{KeyError, Role};
 use crate::zone::{Keys, ZoneKey, included, master_file};
@@ -101,7 +101,15 @@ impl Store {
 
     /// The keys, made where there are none. How many there are is decided when the first is made: a
     /// zone whose keys change at once is void for those who know the old ones.
-    pub fn keys(&self, wanted: KeyLayout) -> Result<Keys, KeyError> {
+    pub fn keys(&self, wanted: KeyLayout) -> Result<Keys, RollError> {
+        if let Some(both) = self.roll_keys()? {
+            return Ok(both);
+        }
+        Ok(self.settled_keys(wanted)?)
+    }
+
+    /// The keys while none is being changed.
+    fn settled_keys(&self, wanted: KeyLayout) -> Result<Keys, KeyError> {
         let (entry_path, zone_path) = (self.entry_key(), self.zone_key());
         let entry = ZoneKey::load(&entry_path, Role::Entry)?;
         let zone = ZoneKey::load(&zone_path, Role::Zone)?;
@@ -169,7 +177,7 @@ impl Store {
 
     fn replace(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
         let error = |source| StoreError { path: path.into(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(error)?;
+        private_file::make_directory(&self.directory).map_err(error)?;
         private_file::replace(path, content).map_err(error)
     }
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::agreement::{self, ECDH_P256};
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, digest};
 use aws_lc_rs::encoding::{AsBigEndian, EcPrivateKeyBin};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
@@ -119,12 +119,30 @@ impl PublicKey {
             .expect("a digest is short")
     }
 
+    /// Whether `ds` in the parent zone names this key. Registries that are given the key make a DS of
+    /// it by themselves, with a digest of their choice.
+    pub fn is_named_by(&self, apex: &Name, ds: &Ds<Bytes>) -> bool {
+        let by = match ds.digest_type() {
+            DigestAlgorithm::SHA1 => &SHA1_FOR_LEGACY_USE_ONLY,
+            DigestAlgorithm::SHA256 => &SHA256,
+            DigestAlgorithm::SHA384 => &SHA384,
+            _ => return false,
+        };
+        ds.key_tag() == self.tag
+            && ds.algorithm() == self.dnskey.algorithm()
+            && self.digest_by(by, apex) == ds.digest()
+    }
+
     fn digest(&self, apex: &Name) -> Bytes {
+        self.digest_by(&SHA256, apex)
+    }
+
+    fn digest_by(&self, by: &'static Algorithm, apex: &Name) -> Bytes {
         let mut octets = canonical::name(apex);
         octets.extend(self.dnskey.flags().to_be_bytes());
         octets.extend([self.dnskey.protocol(), self.dnskey.algorithm().to_int()]);
         octets.extend(self.dnskey.public_key());
-        Bytes::copy_from_slice(digest(&SHA256, &octets).as_ref())
+        Bytes::copy_from_slice(digest(by, &octets).as_ref())
     }
 }
 
@@ -249,6 +267,25 @@ mod tests {
         );
         let again = ZoneKey::from_text(&key.to_text().unwrap(), Role::Entry).unwrap();
         assert_eq!(again.public(), key.public());
+    }
+
+    #[test]
+    fn the_registry_may_choose_the_digest() {
+        let key = ZoneKey::from_text(RFC, Role::Entry).unwrap();
+        let (key, apex) = (key.public(), "example.net.".parse().unwrap());
+        let types = [
+            (DigestAlgorithm::SHA1, &SHA1_FOR_LEGACY_USE_ONLY),
+            (DigestAlgorithm::SHA256, &SHA256),
+            (DigestAlgorithm::SHA384, &SHA384),
+        ];
+        for (digest_type, by) in types {
+            let ds = |octets| Ds::new(key.tag(), ALGORITHM, digest_type, octets).unwrap();
+            assert!(key.is_named_by(&apex, &ds(key.digest_by(by, &apex))));
+            assert!(
+                !key.is_named_by(&"example.org.".parse().unwrap(), &ds(key.digest_by(by, &apex)))
+            );
+            assert!(!key.is_named_by(&apex, &ds(Bytes::from_static(b"x"))));
+        }
     }
 
     #[test]

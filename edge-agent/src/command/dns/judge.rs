@@ -6,9 +6,8 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use aws_lc_rs::digest::{self, digest};
 use bytes::Bytes;
-use domain::base::iana::{DigestAlgorithm, Rcode, Rtype};
+use domain::base::iana::{Rcode, Rtype};
 use domain::rdata::Ds;
 use sealpost_dns::record::{Data, Name, Record};
 use sealpost_tunnel::spoken::spoken;
@@ -18,7 +17,6 @@ use super::registrar::{plain, rdata};
 use crate::lookup::delegation::{Server, Unknown};
 use crate::lookup::exchange::Silence;
 use crate::lookup::survey::{Delegation, Heard, Outcome, Parent, Survey, Zone};
-use crate::zone::canonical;
 use crate::zone::serial::is_newer;
 use crate::zone::zone_key::PublicKey;
 
@@ -266,11 +264,11 @@ fn keys(wanted: &Wanted, place: &str, ds: &[Ds<Bytes>], lines: &mut Vec<Line>) {
     let have: Vec<_> = ds.iter().map(rdata).collect();
     let have = if have.is_empty() { "no DS".into() } else { format!("DS {}", have.join(", ")) };
     let names = |ds: &Ds<Bytes>, keys: &[PublicKey]| {
-        keys.iter().any(|key| names_key(&wanted.apex, ds, key))
+        keys.iter().any(|key| key.is_named_by(&wanted.apex, ds))
     };
     let foreign: Vec<_> = ds.iter().filter(|ds| !names(ds, &here.valid)).collect();
     let missing =
-        here.announced.iter().any(|key| !ds.iter().any(|ds| names_key(&wanted.apex, ds, key)));
+        here.announced.iter().any(|key| !ds.iter().any(|ds| key.is_named_by(&wanted.apex, ds)));
     let old = ds.iter().any(|ds| names(ds, &here.valid) && !names(ds, &here.announced));
     let (state, advice) = if !foreign.is_empty() {
         let tags: Vec<_> = foreign.iter().map(|ds| ds.key_tag().to_string()).collect();
@@ -496,26 +494,6 @@ fn same_ds(these: &[Ds<Bytes>], those: &[Ds<Bytes>]) -> bool {
     these.len() == those.len() && these.iter().all(|ds| those.contains(ds))
 }
 
-/// Whether `ds` names `key`. Registrars that are given the key make a DS of it by themselves, with a
-/// digest of their choice.
-pub(super) fn names_key(apex: &Name, ds: &Ds<Bytes>, key: &PublicKey) -> bool {
-    let dnskey = key.dnskey();
-    if ds.key_tag() != key.tag() || ds.algorithm() != dnskey.algorithm() {
-        return false;
-    }
-    let algorithm = match ds.digest_type() {
-        DigestAlgorithm::SHA1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
-        DigestAlgorithm::SHA256 => &digest::SHA256,
-        DigestAlgorithm::SHA384 => &digest::SHA384,
-        _ => return false,
-    };
-    let mut octets = canonical::name(apex);
-    octets.extend(dnskey.flags().to_be_bytes());
-    octets.extend([dnskey.protocol(), dnskey.algorithm().to_int()]);
-    octets.extend(dnskey.public_key());
-    digest(algorithm, &octets).as_ref() == ds.digest().as_ref()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -617,25 +595,6 @@ mod tests {
         unsigned.resolvers[0].1.as_mut().unwrap().outcome = Outcome::NotValidated;
         let said = wrong(&wanted, &unsigned);
         assert!(said.contains("|no DS|paste this DS") && said.lines().count() == 1, "{said}");
-    }
-
-    #[test]
-    fn the_registrar_may_choose_the_digest() {
-        let key = key();
-        let apex = name("a.example.");
-        let ds = key.ds(&apex);
-        assert!(names_key(&apex, &ds, &key) && !names_key(&name("b.example."), &ds, &key));
-        let mut octets = canonical::name(&apex);
-        octets.extend([1, 1, 3, 13]);
-        octets.extend(key.dnskey().public_key());
-        for (digest_type, algorithm) in [
-            (DigestAlgorithm::SHA1, &digest::SHA1_FOR_LEGACY_USE_ONLY),
-            (DigestAlgorithm::SHA384, &digest::SHA384),
-        ] {
-            let octets = Bytes::copy_from_slice(digest(algorithm, &octets).as_ref());
-            let ds = Ds::new(ds.key_tag(), ds.algorithm(), digest_type, octets).unwrap();
-            assert!(names_key(&apex, &ds, &key));
-        }
     }
 
     #[test]

@@ -1,0 +1,342 @@
+//! The change of the key that the parent zone knows, as it stands on disk between one step and the
+//! next. [`key_roll`] has the rules; here is what was seen when, so that a box which was off goes on
+//! where it was.
+//!
+//! The new key lies beside the old one until it takes its place. Whoever makes the zone signs with
+//! both as long as it does; without it the change is over, whatever else is there.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use domain::base::iana::Rtype;
+use domain::rdata::Ds;
+use sealpost_dns::record::{Name, Record};
+use sealpost_tunnel::private_file;
+use serde::{Deserialize, Serialize};
+
+use super::store::Store;
+use crate::zone::key_roll::{EntryRoll, Step, longest_ttl};
+use crate::zone::keys::Use;
+use crate::zone::zone_key::{KeyError, PublicKey, Role};
+use crate::zone::{Keys, ZoneKey};
+
+/// For how long a DS is taken to be remembered until the parent zone has told it, in seconds.
+const DS_TTL: u32 = 86_400;
+
+/// What was done and seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roll {
+    /// Since when it is under way, in seconds since 1970.
+    pub began: u64,
+    /// Whether it was given up after the parent was asked for the new key: the old one is then the
+    /// one to stay.
+    pub back: bool,
+    /// Since when all name servers have both keys, in seconds since 1970.
+    pub both_served: Option<u64>,
+    /// Whether the zone asks the parent for the key that stays.
+    pub announced: bool,
+    /// Since when the parent names that key only, in seconds since 1970.
+    pub at_parent: Option<u64>,
+    /// The longest TTL of the zone, in seconds.
+    pub longest: u32,
+    /// The TTL of the list of keys, in seconds.
+    pub list: u32,
+    /// The TTL of the parent's DS, in seconds.
+    pub ds: u32,
+}
+
+/// What the world says at some time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether every name server has both keys; `None` when one could not be asked.
+    pub both_served: Option<bool>,
+    /// The DS records at every name server of the parent zone; `None` when one could not be asked
+    /// or they do not agree.
+    pub ds: Option<Vec<Ds<Bytes>>>,
+    /// Their TTL, in seconds.
+    pub ds_ttl: u32,
+}
+
+/// Why a change of keys does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RollError {
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// There is nothing to change from.
+    #[error("the zone has not been signed yet: start the agent first")]
+    NoZone,
+    /// A file.
+    #[error("cannot use {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The key that stays, and the one that goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The one that stays.
+    pub stays: PublicKey,
+    /// The one that goes.
+    pub goes: PublicKey,
+}
+
+impl Roll {
+    /// Now, for the zone `records` that was signed last.
+    pub fn begun(records: &[Record], now: u64) -> Self {
+        let lists = records.iter().filter(|record| record.rtype() == Rtype::DNSKEY);
+        let list = lists.map(|record| record.ttl().as_secs()).max().unwrap_or_default();
+        let longest = longest_ttl(records);
+        let (both_served, at_parent) = (None, None);
+        let (back, announced, ds) = (false, false, DS_TTL);
+        Self { began: now, back, both_served, announced, at_parent, longest, list, ds }
+    }
+
+    /// What is next at `now`, in seconds since 1970.
+    pub fn next(&self, now: u64) -> Step {
+        self.rules().next(now)
+    }
+
+    fn rules(&self) -> EntryRoll {
+        let Self { both_served, announced, at_parent, longest, list, ds, .. } = *self;
+        EntryRoll { both_served, announced, at_parent, longest, list, ds }
+    }
+
+    /// Takes note of what was `seen` at `now`, and takes the step of announcing when it may be
+    /// taken. Whether the old key may go.
+    pub fn advance(&mut self, seen: &Seen, apex: &Name, pair: &Pair, now: u64) -> bool {
+        if self.both_served.is_none() && seen.both_served == Some(true) {
+            self.both_served = Some(now);
+        }
+        if let Some(ds) = &seen.ds {
+            let names = |key: &PublicKey| ds.iter().any(|ds| key.is_named_by(apex, ds));
+            if names(&pair.goes) {
+                self.ds = self.ds.max(seen.ds_ttl);
+            }
+            // Where the parent names no key at all, nobody can be led to the old one.
+            let done = !names(&pair.goes) && (names(&pair.stays) || ds.is_empty());
+            self.at_parent = if done { self.at_parent.or(Some(now)) } else { None };
+        }
+        if self.next(now) != Step::Go {
+            return false;
+        }
+        if self.announced {
+            return true;
+        }
+        self.announced = true;
+        false
+    }
+}
+
+impl Store {
+    /// Where the next key lies while one takes over.
+    pub fn next_entry_key(&self) -> PathBuf {
+        self.entry_key().with_extension("key.next")
+    }
+
+    fn roll_file(&self) -> PathBuf {
+        self.entry_key().with_file_name("rollover.json")
+    }
+
+    /// The change that is under way.
+    pub fn roll(&self) -> Result<Option<Roll>, RollError> {
+        if !self.next_entry_key().exists() {
+            return Ok(None);
+        }
+        let path = self.roll_file();
+        let error = |source| RollError::File { path: path.clone(), source };
+        let Some(text) = private_file::read(&path).map_err(error)? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|source| error(source.into()))
+    }
+
+    /// Begins a change, or goes on with the one that is under way.
+    pub fn begin_roll(&self, records: &[Record], now: u64) -> Result<Roll, RollError> {
+        if let Some(roll) = self.roll()? {
+            return Ok(roll);
+        }
+        if !self.entry_key().exists() || records.is_empty() {
+            return Err(RollError::NoZone);
+        }
+        let roll = Roll::begun(records, now);
+        // The notes first: the key beside the old one is what makes it a change.
+        self.save_roll(&roll)?;
+        ZoneKey::load_or_create(&self.next_entry_key(), Role::Entry)?;
+        Ok(roll)
+    }
+
+    /// Keeps what was seen.
+    pub fn save_roll(&self, roll: &Roll) -> Result<(), RollError> {
+        let path = self.roll_file();
+        let error = |source| RollError::File { path: path.clone(), source };
+        let text = serde_json::to_vec_pretty(roll).map_err(|source| error(source.into()))?;
+        private_file::replace(&path, &text).map_err(error)
+    }
+
+    /// Both keys, of which one stays.
+    pub fn roll_pair(&self, roll: &Roll) -> Result<Option<Pair>, RollError> {
+        let old = ZoneKey::load(&self.entry_key(), Role::Entry)?;
+        let new = ZoneKey::load(&self.next_entry_key(), Role::Entry)?;
+        let (Some(old), Some(new)) = (old, new) else { return Ok(None) };
+        let (old, new) = (old.public().clone(), new.public().clone());
+        let (stays, goes) = if roll.back { (old, new) } else { (new, old) };
+        Ok(Some(Pair { stays, goes }))
+    }
+
+    /// Ends the change: one key is left.
+    pub fn end_roll(&self, roll: &Roll) -> Result<(), RollError> {
+        let (old, new) = (self.entry_key(), self.next_entry_key());
+        // Either is one step for whoever looks at it, also after a crash.
+        let ended = match roll.back {
+            true => fs::remove_file(&new),
+            false => fs::rename(&new, &old),
+        };
+        ended.map_err(|source| RollError::File { path: new, source })?;
+        let _ = fs::remove_file(self.roll_file());
+        Ok(())
+    }
+
+    /// Gives the change up. Before the parent was asked for the new key that is one step; afterwards
+    /// the way back is as long as the way there, and is what is returned.
+    pub fn abort_roll(&self, mut roll: Roll) -> Result<Option<Roll>, RollError> {
+        if !roll.announced {
+            roll.back = true;
+            self.end_roll(&roll)?;
+            return Ok(None);
+        }
+        (roll.back, roll.at_parent) = (!roll.back, None);
+        self.save_roll(&roll)?;
+        Ok(Some(roll))
+    }
+
+    /// The keys of the change that is under way, to sign with.
+    pub(super) fn roll_keys(&self) -> Result<Option<Keys>, RollError> {
+        let Some(roll) = self.roll()? else { return Ok(None) };
+        let old = ZoneKey::load(&self.entry_key(), Role::Entry)?;
+        let new = ZoneKey::load(&self.next_entry_key(), Role::Entry)?;
+        let (Some(old), Some(new)) = (old, new) else { return Ok(None) };
+        let zone = ZoneKey::load(&self.zone_key(), Role::Zone)?;
+        let (goes, stays) = if roll.back { (new, old) } else { (old, new) };
+        let mut keys = roll.rules().keys(goes, stays, zone.is_none());
+        keys.here.extend(zone.map(|key| Use {
+            key,
+            signs_zone: true,
+            signs_keys: false,
+            announced: false,
+        }));
+        Ok(Some(keys))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::zone::KeyLayout;
+    use crate::zone::canonical::tests::records;
+
+    const NOW: u64 = 1_790_000_000;
+    const HOUR: u64 = 3600;
+
+    struct Place {
+        _dir: tempfile::TempDir,
+        store: Store,
+        apex: Name,
+        records: Vec<Record>,
+    }
+
+    fn place(layout: KeyLayout) -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path(), &"a.example".parse().unwrap());
+        store.keys(layout).unwrap();
+        let records = records("a.example.", "@ 3600 NS b.\nx 7200 TXT x\n");
+        Place { _dir: dir, store, apex: "a.example.".parse().unwrap(), records }
+    }
+
+    fn tags(keys: Vec<Ds<Bytes>>) -> Vec<u16> {
+        keys.iter().map(Ds::key_tag).collect()
+    }
+
+    #[test]
+    fn a_change_goes_from_step_to_step_and_leaves_the_new_key() {
+        for layout in [KeyLayout::Combined, KeyLayout::Split] {
+            let Place { store, apex, records, _dir } = place(layout);
+            let before = store.keys(layout).unwrap();
+            let mut roll = store.begin_roll(&records, NOW).unwrap();
+            assert_eq!(store.begin_roll(&records, NOW + 9).unwrap(), roll, "goes on");
+            let pair = store.roll_pair(&roll).unwrap().unwrap();
+            let keys = store.keys(layout).unwrap();
+            assert_eq!(keys.here.len(), before.here.len() + 1);
+            assert_eq!(
+                keys.ds(&apex),
+                before.ds(&apex),
+                "the parent is asked for the old one still"
+            );
+
+            let mut seen = Seen::default();
+            assert!(!roll.advance(&seen, &apex, &pair, NOW) && roll.both_served.is_none());
+            seen.both_served = Some(true);
+            seen.ds = Some(vec![pair.goes.ds(&apex)]);
+            seen.ds_ttl = 100_000;
+            assert!(!roll.advance(&seen, &apex, &pair, NOW) && !roll.announced);
+            assert_eq!(roll.ds, 100_000);
+            roll.advance(&seen, &apex, &pair, NOW + 2 * HOUR);
+            assert!(roll.announced);
+            store.save_roll(&roll).unwrap();
+            assert_eq!(store.roll().unwrap().unwrap(), roll);
+            assert_eq!(tags(store.keys(layout).unwrap().ds(&apex)), [pair.stays.tag()]);
+
+            assert_eq!(roll.next(NOW + 3 * HOUR), Step::AwaitParent);
+            seen.ds = Some(vec![pair.stays.ds(&apex), pair.goes.ds(&apex)]);
+            roll.advance(&seen, &apex, &pair, NOW + 3 * HOUR);
+            assert_eq!(roll.at_parent, None, "both are not one");
+            seen.ds = Some(vec![pair.stays.ds(&apex)]);
+            assert!(!roll.advance(&seen, &apex, &pair, NOW + 4 * HOUR));
+            assert!(roll.advance(&seen, &apex, &pair, NOW + 4 * HOUR + 100_300));
+            store.end_roll(&roll).unwrap();
+            assert!(store.roll().unwrap().is_none());
+            let after = store.keys(layout).unwrap();
+            assert_eq!(after.here.len(), before.here.len());
+            assert_eq!(tags(after.ds(&apex)), [pair.stays.tag()]);
+        }
+    }
+
+    #[test]
+    fn a_change_can_be_given_up_at_once_before_the_parent_knows_and_slowly_after() {
+        let Place { store, apex, records, _dir } = place(KeyLayout::Combined);
+        let before = tags(store.keys(KeyLayout::Combined).unwrap().ds(&apex));
+        let roll = store.begin_roll(&records, NOW).unwrap();
+        assert!(store.abort_roll(roll).unwrap().is_none());
+        assert!(store.roll().unwrap().is_none());
+
+        let mut roll = store.begin_roll(&records, NOW).unwrap();
+        (roll.both_served, roll.announced) = (Some(NOW), true);
+        let mut back = store.abort_roll(roll).unwrap().unwrap();
+        assert_eq!(tags(store.keys(KeyLayout::Combined).unwrap().ds(&apex)), before);
+        let pair = store.roll_pair(&back).unwrap().unwrap();
+        assert_eq!(vec![pair.stays.tag()], before);
+        let ds = Some(vec![pair.stays.ds(&apex)]);
+        let seen = Seen { both_served: Some(true), ds, ds_ttl: 60 };
+        back.advance(&seen, &apex, &pair, NOW + HOUR);
+        assert!(back.advance(&seen, &apex, &pair, NOW + 1000 * HOUR));
+        store.end_roll(&back).unwrap();
+        let after = store.keys(KeyLayout::Combined).unwrap();
+        assert_eq!((tags(after.ds(&apex)), after.here.len()), (before, 1));
+    }
+
+    #[test]
+    fn what_a_crash_leaves_is_one_or_the_other() {
+        let Place { store, records, _dir, .. } = place(KeyLayout::Combined);
+        let roll = store.begin_roll(&records, NOW).unwrap();
+        // The notes are there and the key is not: before its beginning or after its end.
+        fs::remove_file(store.next_entry_key()).unwrap();
+        assert!(store.roll().unwrap().is_none());
+        assert_eq!(store.keys(KeyLayout::Combined).unwrap().here.len(), 1);
+        assert_eq!(store.begin_roll(&records, NOW).unwrap(), roll);
+        assert!(place(KeyLayout::Combined).store.begin_roll(&[], NOW).is_err());
+    }
+}
