@@ -23,6 +23,20 @@ pub fn of_machine(path: &Path) -> Vec<SocketAddr> {
     named(&text)
 }
 
+/// The resolvers that show the way to name servers: `named`, or the public ones where none is named,
+/// and then those of the file at `path`. Those may know other names than the world, so they are last.
+pub fn for_way(named: &[IpAddr], path: &Path) -> Vec<SocketAddr> {
+    let mut all = world(named);
+    all.extend(of_machine(path));
+    all
+}
+
+/// The resolvers that say what the world hears: `named`, or the public ones where none is named.
+pub fn world(named: &[IpAddr]) -> Vec<SocketAddr> {
+    let all = if named.is_empty() { &PUBLIC[..] } else { named };
+    all.iter().map(|address| SocketAddr::new(*address, PORT)).collect()
+}
+
 /// The resolvers that the text of a `resolv.conf` names.
 fn named(text: &str) -> Vec<SocketAddr> {
     let values = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));

@@ -26,6 +26,7 @@ pub mod notice;
 pub mod primary;
 pub mod relays;
 pub mod roll;
+pub mod roll_watch;
 pub mod store;
 pub mod update;
 pub mod wishes;

@@ -12,7 +12,7 @@ use super::judge::{Line, State, Wanted, all_well, judge};
 use super::registrar::Entry;
 use crate::command::{table, terminal};
 use crate::lookup::delegation::Resolvers;
-use crate::lookup::resolvers::{FILE, PORT, PUBLIC, of_machine};
+use crate::lookup::resolvers::{FILE, for_way, world};
 use crate::lookup::survey::{Request, survey};
 use crate::registration::domain::Domain as Name;
 
@@ -25,11 +25,8 @@ pub(super) struct Checked {
 
 /// Asks about all of `wanted` at once. `named` are resolvers in place of the public ones.
 pub(super) async fn check(wanted: Vec<(DomainName, Wanted)>, named: &[IpAddr]) -> Vec<Checked> {
-    let asked = if named.is_empty() { &PUBLIC[..] } else { named };
-    let resolvers: Vec<_> = asked.iter().map(|ip| SocketAddr::new(*ip, PORT)).collect();
-    // The machine's own may have other names than the world, so they are the last to show the way.
-    let way = [resolvers.clone(), of_machine(Path::new(FILE))].concat();
-    let way = Arc::new(Resolvers::new(way));
+    let resolvers = world(named);
+    let way = Arc::new(Resolvers::new(for_way(named, Path::new(FILE))));
     let mut tasks = JoinSet::new();
     for (place, (domain, wanted)) in wanted.into_iter().enumerate() {
         let (way, resolvers) = (Arc::clone(&way), resolvers.clone());

@@ -2,11 +2,15 @@
 
 mod check;
 mod judge;
-mod registrar;
+mod made_here;
+mod own_zone;
+pub(super) mod registrar;
+mod rollover;
 mod zone;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -21,6 +25,9 @@ use crate::registration::ask::{AskFailure, Asker};
 use crate::registration::domain::Domain as Name;
 use crate::registration::mx_set::{Known, MxSet, mx_set};
 use check::{Checked, check};
+use judge::Wanted;
+use made_here::Kept;
+use rollover::{Wish, rollover};
 use zone::Zone;
 
 /// The service for mail from other servers.
@@ -53,6 +60,45 @@ enum What {
         #[arg(long, value_name = "ADDRESS")]
         resolver: Vec<IpAddr>,
     },
+    /// Print what to enter at the registrar: name servers, and the DS in all forms. Asks nobody
+    Ds {
+        /// The domain, in any script
+        #[arg(id = "entered", value_name = "DOMAIN")]
+        domain: Name,
+    },
+    /// Print the zone as it is signed, to read or to take it elsewhere
+    Zone {
+        /// The domain, in any script
+        #[arg(id = "printed", value_name = "DOMAIN")]
+        domain: Name,
+        /// Write it to this file instead
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make and sign the zone from what is known now, and show what would change
+    Sign {
+        /// This domain alone, in any script [default: all zones of the file]
+        #[arg(id = "signed", value_name = "DOMAIN")]
+        domain: Option<Name>,
+        /// Publish nothing. The running agent does that by itself
+        #[arg(long, required = true)]
+        check: bool,
+    },
+    /// Change the key that the parent zone knows, step by step. May be repeated, and goes on
+    Rollover {
+        /// The domain, in any script
+        #[arg(id = "rolled", value_name = "DOMAIN")]
+        domain: Name,
+        /// Show how far it is, and do nothing
+        #[arg(long, conflicts_with = "abort")]
+        status: bool,
+        /// Give it up: at once, or by the same steps where the parent was asked already
+        #[arg(long)]
+        abort: bool,
+        /// A resolver that shows the way in place of the public ones; may be repeated
+        #[arg(long, value_name = "ADDRESS")]
+        resolver: Vec<IpAddr>,
+    },
 }
 
 /// What each relay of the file said, in its order.
@@ -68,15 +114,90 @@ impl Dns {
             anyhow::bail!("name {domain} at the end: sealpost-agent dns check {}", domain.name);
         }
         match &self.what {
-            None => terminal::block_on(async {
-                let told = Told::of(&config, self.domain.as_ref()).await?;
-                told.report(self.json)
-            }),
-            Some(What::Check { domain, resolver }) => terminal::block_on(async {
-                let told = Told::of(&config, domain.as_ref()).await?;
-                told.check(resolver, self.json).await
-            }),
+            None => self.look(&config, self.domain.as_ref(), &[], false),
+            Some(What::Check { domain, resolver }) => {
+                self.look(&config, domain.as_ref(), resolver, true)
+            }
+            Some(What::Ds { domain }) => own_zone::ds(&Kept::one(&config, domain)?, self.json),
+            Some(What::Zone { domain, output }) => {
+                own_zone::zone(&Kept::one(&config, domain)?, output.as_deref(), self.json)
+            }
+            Some(What::Sign { domain, check: _ }) => {
+                own_zone::sign(&Kept::all(&config, domain.as_ref())?, self.json)
+            }
+            Some(What::Rollover { domain, status, abort, resolver }) => {
+                let wish = match (status, abort) {
+                    (true, _) => Wish::Status,
+                    (_, true) => Wish::Abort,
+                    _ => Wish::Go,
+                };
+                let kept = Kept::one(&config, domain)?;
+                terminal::block_on(rollover(&kept, wish, resolver, self.json))
+            }
         }
+    }
+
+    /// Zones that are made here are right by themselves, so of them there is nothing to print but
+    /// how they are. Of other domains the records are printed, or checked.
+    fn look(
+        &self,
+        config: &Config,
+        domain: Option<&Name>,
+        resolvers: &[IpAddr],
+        check_all: bool,
+    ) -> anyhow::Result<ExitCode> {
+        let kept = Kept::all(config, domain)?;
+        let mut unmade = Vec::new();
+        let mut wanted = Vec::new();
+        for kept in &kept {
+            match kept.wanted() {
+                Ok(it) => wanted.push((kept.domain().clone(), it)),
+                Err(error) => unmade.push(format!("{error:#}")),
+            }
+        }
+        let made_here: BTreeSet<_> = kept.iter().map(|kept| kept.domain().clone()).collect();
+        let all_here = domain.is_some() && !made_here.is_empty();
+        terminal::block_on(async {
+            // Who asks for one zone that is made here needs no relay.
+            let told = match all_here {
+                true => None,
+                false => Some(Told::of(config, domain, made_here).await?),
+            };
+            if let (Some(told), true) = (&told, check_all) {
+                wanted.extend(told.wanted()?);
+            }
+            let checked = match wanted.is_empty() {
+                true => Vec::new(),
+                false => check(wanted, resolvers).await,
+            };
+            let printed = told.as_ref().filter(|_| !check_all);
+            self.report(printed, told.as_ref(), &checked)?;
+            unmade.iter().for_each(|error| eprintln!("{error}"));
+            let complete = told.as_ref().is_none_or(|told| told.complain(!kept.is_empty()));
+            let done = complete && unmade.is_empty() && checked.iter().all(Checked::all_well);
+            Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        })
+    }
+
+    fn report(
+        &self,
+        printed: Option<&Told<'_>>,
+        told: Option<&Told<'_>>,
+        checked: &[Checked],
+    ) -> anyhow::Result<()> {
+        let fingerprints = told.map(|told| fingerprints(&told.answers)).unwrap_or_default();
+        let zones = printed.map(|told| told.zones(&fingerprints)).unwrap_or_default();
+        if self.json {
+            let unreached = told.map(Told::unreached).unwrap_or_default();
+            return print_json(&json!({
+                "domains": zones.iter().map(Zone::json).collect::<Vec<_>>(),
+                "checked": checked.iter().map(Checked::json).collect::<Vec<_>>(),
+                "unreached": unreached,
+            }));
+        }
+        let blocks = zones.iter().map(Zone::lines).chain(checked.iter().map(Checked::lines));
+        let lines = blocks.collect::<Vec<_>>().join(&String::new());
+        lines.iter().try_for_each(|line| terminal::print(line))
     }
 }
 
@@ -89,10 +210,15 @@ struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    async fn of(config: &'a Config, wanted: Option<&'a Name>) -> anyhow::Result<Self> {
+    async fn of(
+        config: &'a Config,
+        wanted: Option<&'a Name>,
+        made_here: BTreeSet<DomainName>,
+    ) -> anyhow::Result<Self> {
         let answers = ask(config).await?;
-        let domains = domains(&answers, wanted);
-        let sets: Vec<_> = domains.into_iter().map(|name| set(name, &answers)).collect();
+        let domains = domains(&answers, wanted).into_iter();
+        let elsewhere = domains.filter(|domain| !made_here.contains(domain));
+        let sets: Vec<_> = elsewhere.map(|name| set(name, &answers)).collect();
         let keys = match sets.is_empty() {
             true => Ok(BTreeMap::new()),
             false => keys(config, &sets).await,
@@ -105,34 +231,10 @@ impl<'a> Told<'a> {
         self.sets.iter().map(|(name, set)| zone((name, set))).collect()
     }
 
-    fn report(&self, as_json: bool) -> anyhow::Result<ExitCode> {
+    /// What is to be found in the DNS.
+    fn wanted(&self) -> anyhow::Result<Vec<(DomainName, Wanted)>> {
         let fingerprints = fingerprints(&self.answers);
-        let zones = self.zones(&fingerprints);
-        if as_json {
-            let domains: Vec<_> = zones.iter().map(Zone::json).collect();
-            print_json(&json!({ "domains": domains, "unreached": self.unreached() }))?;
-        } else {
-            let lines = zones.iter().map(Zone::lines).collect::<Vec<_>>().join(&String::new());
-            lines.iter().try_for_each(|line| terminal::print(line))?;
-        }
-        let done = self.complain();
-        Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    }
-
-    async fn check(&self, resolvers: &[IpAddr], as_json: bool) -> anyhow::Result<ExitCode> {
-        let fingerprints = fingerprints(&self.answers);
-        let wanted =
-            self.zones(&fingerprints).iter().map(Zone::wanted).collect::<Result<_, _>>()?;
-        let checked = check(wanted, resolvers).await;
-        if as_json {
-            let domains: Vec<_> = checked.iter().map(Checked::json).collect();
-            print_json(&json!({ "checked": domains, "unreached": self.unreached() }))?;
-        } else {
-            let lines = checked.iter().map(Checked::lines).collect::<Vec<_>>().join(&String::new());
-            lines.iter().try_for_each(|line| terminal::print(line))?;
-        }
-        let done = self.complain() && checked.iter().all(Checked::all_well);
-        Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        self.zones(&fingerprints).iter().map(Zone::wanted).collect()
     }
 
     /// The relays that did not answer, for programs.
@@ -144,22 +246,24 @@ impl<'a> Told<'a> {
         errors.collect()
     }
 
-    /// Says on standard error what is missing; whether nothing is.
-    fn complain(&self) -> bool {
+    /// Says on standard error what is missing; whether nothing is. `others` are domains that the
+    /// relays were not asked about.
+    fn complain(&self, others: bool) -> bool {
         for (relay, answer) in &self.answers {
             if let Err(failure) = answer {
                 eprintln!("{relay}: {failure}");
             }
         }
         let all_answered = self.answers.iter().all(|(_, answer)| answer.is_ok());
-        if self.sets.is_empty() && all_answered {
+        let none = self.sets.is_empty() && !others;
+        if none && all_answered {
             let (what, claim) = match self.wanted {
                 Some(domain) => (format!("{domain} is not claimed"), domain.name.as_str()),
                 None => ("no domain is claimed".into(), "DOMAIN"),
             };
             eprintln!("{what}; claim it with: sealpost-agent domain add {claim}");
         }
-        all_answered && !self.sets.is_empty()
+        all_answered && !none
     }
 }
 
@@ -214,9 +318,4 @@ async fn keys(config: &Config, sets: &[(DomainName, MxSet)]) -> Keys {
     let exchangers = sets.iter().flat_map(|(_, set)| &set.exchangers);
     let names: BTreeSet<_> = exchangers.map(|exchanger| exchanger.name.clone()).collect();
     terminal::patiently("asking the mail server for its key", shown(service, names)).await
-}
-
-/// A domain as a name of DNS.
-fn apex(domain: &DomainName) -> sealpost_dns::record::Name {
-    format!("{domain}.").parse().expect("a domain name was checked")
 }

@@ -8,7 +8,7 @@ use domain::rdata::Ds;
 use sealpost_dns::record::Name;
 use serde_json::{Value, json};
 
-use crate::zone::zone_key::PublicKey;
+use crate::zone::zone_key::{ALGORITHM, PublicKey};
 
 /// How long the DS record is to be remembered, in seconds. Most parent zones have their own opinion.
 const TTL: u32 = 3600;
@@ -70,7 +70,8 @@ impl Entry<'_> {
         lines
     }
 
-    fn ds_lines(&self) -> Vec<String> {
+    /// The part about the key.
+    pub(super) fn ds_lines(&self) -> Vec<String> {
         if self.keys.is_empty() {
             return vec!["Take all DS records out there: the zone is about to be unsigned.".into()];
         }
@@ -83,7 +84,7 @@ impl Entry<'_> {
                 format!("  {}", record(self.apex, &ds)),
                 "If it asks for the parts of a DS record:".into(),
                 format!("  Key tag       {}", ds.key_tag()),
-                format!("  Algorithm     {} (ECDSA P-256 with SHA-256)", ds.algorithm().to_int()),
+                format!("  Algorithm     {}", algorithm(&ds)),
                 format!("  Digest type   {} (SHA-256)", ds.digest_type().to_int()),
                 format!("  Digest        {}", hex(ds.digest())),
                 "If it asks for the key itself:".into(),
@@ -95,6 +96,13 @@ impl Entry<'_> {
         }
         lines
     }
+}
+
+fn algorithm(ds: &Ds<Bytes>) -> String {
+    let number = ds.algorithm().to_int();
+    // Those of an owner's own primary may be others.
+    let name = if ds.algorithm() == ALGORITHM { " (ECDSA P-256 with SHA-256)" } else { "" };
+    format!("{number}{name}")
 }
 
 /// A DS record as a line of a zone file.

@@ -6,8 +6,9 @@ use std::path::Path;
 use sealpost_tunnel::{DomainName, Fingerprint, MxName};
 use serde_json::{Value, json};
 
+use super::Keys;
 use super::judge::{Wanted, important};
-use super::{Keys, apex};
+use crate::config::zone::apex;
 use crate::registration::domain::Domain as Name;
 use crate::registration::mx_set::{Exchanger, MxSet, Way};
 use crate::registration::records;

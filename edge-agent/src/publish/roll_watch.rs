@@ -1,0 +1,238 @@
+//! Takes a change of a zone's key on, by what its name servers and its parent say.
+//!
+//! One task looks at all zones now and then: the steps are hours apart. The same step is taken by the
+//! command that shows how far it is. Who makes the zone finds other keys and signs anew.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use domain::base::iana::Rtype;
+use domain::rdata::Ds;
+use sealpost_dns::record::{Data, Name, Record};
+use sealpost_tunnel::DomainName;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::roll::{Pair, Roll, RollError, Seen};
+use super::store::{Store, zones};
+use crate::config::zone::apex;
+use crate::lookup::delegation::Resolvers;
+use crate::lookup::exchange::Silence;
+use crate::lookup::resolvers::{FILE, for_way};
+use crate::lookup::survey::{Request, Survey, survey};
+use crate::zone::key_roll::Step;
+
+/// Between two looks at all zones, with up to a half more.
+const LOOK: Duration = Duration::from_secs(10 * 60);
+
+/// How far a change is.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// What was done and seen.
+    pub roll: Roll,
+    /// The keys.
+    pub pair: Pair,
+    /// What the world said just now.
+    pub seen: Seen,
+    /// Whether it ended just now.
+    pub ended: bool,
+}
+
+/// Follows all changes under `state` until told to stop.
+pub async fn watch(state: PathBuf, stop: CancellationToken) {
+    loop {
+        let pause = LOOK.mul_f64(1.0 + rand::random::<f64>() / 2.0);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+        for domain in changing(&state) {
+            let store = Store::new(&state, &domain);
+            let way = Arc::new(Resolvers::new(for_way(&[], Path::new(FILE))));
+            match step(&store, &apex(&domain), way).await {
+                Ok(None) => {}
+                Ok(Some(now)) if now.ended => info!(zone = %domain, "the key was changed"),
+                Ok(Some(now)) => {
+                    info!(zone = %domain, next = ?now.roll.next(seconds()), "changing the key");
+                }
+                Err(error) => warn!(zone = %domain, %error, "cannot go on changing the key"),
+            }
+        }
+    }
+}
+
+/// The zones under `state` whose key is being changed.
+fn changing(state: &Path) -> Vec<DomainName> {
+    let Ok(entries) = std::fs::read_dir(zones(state)) else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let domains = names.filter_map(|name| name.parse().ok());
+    domains.filter(|domain| Store::new(state, domain).next_entry_key().exists()).collect()
+}
+
+/// Asks, and takes the step that may be taken; `None` when no change is under way.
+pub async fn step(
+    store: &Store,
+    apex: &Name,
+    way: Arc<Resolvers>,
+) -> Result<Option<Progress>, RollError> {
+    let Some(mut now) = look(store, apex, way).await? else { return Ok(None) };
+    // What was done meanwhile by a command, or by the agent, counts.
+    let (Some(roll), Some(pair)) = (store.roll()?, store.roll_pair(&now.roll)?) else {
+        return Ok(None);
+    };
+    if roll != now.roll || pair != now.pair {
+        return Ok(Some(now));
+    }
+    now.ended = now.roll.advance(&now.seen, apex, &pair, seconds());
+    if now.ended {
+        store.end_roll(&now.roll)?;
+    } else if now.roll != roll {
+        store.save_roll(&now.roll)?;
+    }
+    Ok(Some(now))
+}
+
+/// Asks, and changes nothing.
+pub async fn look(
+    store: &Store,
+    apex: &Name,
+    way: Arc<Resolvers>,
+) -> Result<Option<Progress>, RollError> {
+    let Some(roll) = store.roll()? else { return Ok(None) };
+    let Some(pair) = store.roll_pair(&roll)? else { return Ok(None) };
+    let records = store.zone(apex).ok().flatten().unwrap_or_default();
+    let request = Request {
+        domain: apex.clone(),
+        name_servers: name_servers(apex, &records),
+        sets: vec![(apex.clone(), Rtype::DNSKEY)],
+        resolvers: Vec::new(),
+    };
+    let seen = seen(&survey(way, request).await, &pair);
+    Ok(Some(Progress { roll, pair, seen, ended: false }))
+}
+
+/// The names of the name servers of the zone `records`.
+pub fn name_servers(apex: &Name, records: &[Record]) -> Vec<Name> {
+    let own = records.iter().filter(|record| record.owner() == apex);
+    let names = own.filter_map(|record| match record.data() {
+        Data::Ns(ns) => Some(ns.nsdname().clone()),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// What the answers mean. Whoever this box has no way to is left out; whoever is silent may say
+/// anything to others.
+fn seen(survey: &Survey, pair: &Pair) -> Seen {
+    let both = [&pair.stays, &pair.goes].map(|key| Data::from(key.dnskey().clone()));
+    let asked = survey.servers.iter().filter(|(_, said)| *said != Err(Silence::NoWay));
+    let said: Vec<Option<bool>> = asked
+        .map(|(_, said)| {
+            let keys = said.as_ref().ok()?.sets.first()?.as_ref().ok()?;
+            Some(both.iter().all(|key| keys.contains(key)))
+        })
+        .collect();
+    let both_served = if said.contains(&Some(false)) {
+        Some(false)
+    } else if said.is_empty() || said.contains(&None) {
+        None
+    } else {
+        Some(true)
+    };
+    let mut found = Seen { both_served, ..Seen::default() };
+    let Ok(parent) = &survey.parent else { return found };
+    let asked = parent.servers.iter().filter(|(_, said)| *said != Err(Silence::NoWay));
+    let said: Vec<_> = asked.map(|(_, said)| said.as_ref().ok()).collect();
+    let data = |ds: &[Ds<Bytes>]| ds.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    if let Some(Some(first)) = said.first()
+        && said.iter().all(|it| it.is_some_and(|it| data(&it.ds) == data(&first.ds)))
+    {
+        found.ds_ttl = said.iter().flatten().map(|it| it.ds_ttl).max().unwrap_or_default();
+        found.ds = Some(first.ds.clone());
+    }
+    found
+}
+
+/// Now, in seconds since 1970.
+pub fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// What a change waits for, in words.
+pub fn waits_for(step: Step, announced: bool) -> String {
+    match step {
+        Step::AwaitServers => "all name servers to have the zone with both keys".into(),
+        Step::AwaitParent => "the parent zone to name the one key that stays, and no other".into(),
+        Step::Wait(left) => {
+            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+            format!("caches to forget what was before: {left}")
+        }
+        Step::Go if announced => "nothing: the old key may go".into(),
+        Step::Go => "nothing: the parent may be asked for the new key".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lookup::delegation::Server;
+    use crate::lookup::survey::{Delegation, Parent, Zone};
+    use crate::zone::ZoneKey;
+    use crate::zone::zone_key::{PublicKey, Role};
+    use domain::base::iana::Rcode;
+
+    fn key() -> PublicKey {
+        ZoneKey::generate(Role::Entry).unwrap().public().clone()
+    }
+
+    #[test]
+    fn whoever_is_silent_may_have_the_old_and_who_has_no_way_does_not_count() {
+        let pair = Pair { stays: key(), goes: key() };
+        let apex: Name = "a.example.".parse().unwrap();
+        let server = || Server { name: apex.clone(), address: Ok([192, 0, 2, 1].into()) };
+        let keys = |keys: &[&PublicKey]| {
+            let sets = vec![Ok(keys.iter().map(|key| key.dnskey().clone().into()).collect())];
+            Ok(Zone { rcode: Rcode::NOERROR, authoritative: true, serial: Some(1), sets })
+        };
+        let named = |key: &PublicKey| {
+            Ok(Delegation { name_servers: vec![], ds: vec![key.ds(&apex)], ds_ttl: 5 })
+        };
+        let said = |servers: Vec<Result<Zone, Silence>>,
+                    parents: Vec<Result<Delegation, Silence>>| {
+            let servers = servers.into_iter().map(|said| (server(), said)).collect();
+            let parents = parents.into_iter().map(|said| (server(), said)).collect();
+            let parent = Ok(Parent { zone: apex.clone(), servers: parents });
+            seen(&Survey { parent, servers, resolvers: vec![] }, &pair)
+        };
+        let both = || keys(&[&pair.goes, &pair.stays]);
+        let all = said(vec![both(), both(), Err(Silence::NoWay)], vec![named(&pair.stays)]);
+        assert_eq!(all.both_served, Some(true));
+        assert_eq!((all.ds.unwrap().len(), all.ds_ttl), (1, 5));
+        let one = said(vec![both(), keys(&[&pair.goes])], vec![]);
+        assert_eq!((one.both_served, one.ds), (Some(false), None));
+        let silent =
+            said(vec![both(), Err(Silence::None)], vec![named(&pair.stays), Err(Silence::None)]);
+        assert_eq!((silent.both_served, silent.ds), (None, None));
+        let differ = said(vec![], vec![named(&pair.stays), named(&pair.goes)]);
+        assert_eq!((differ.both_served, differ.ds), (None, None));
+    }
+
+    #[test]
+    fn zones_are_found_whose_key_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(changing(dir.path()).is_empty());
+        for domain in ["a.example", "b.example"] {
+            let store = Store::new(dir.path(), &domain.parse().unwrap());
+            store.keys(crate::config::zone::KeyLayout::Combined).unwrap();
+            if domain == "b.example" {
+                let records = crate::zone::canonical::tests::records("b.example.", "@ NS x.\n");
+                store.begin_roll(&records, 1).unwrap();
+            }
+        }
+        assert_eq!(changing(dir.path()), ["b.example".parse().unwrap()]);
+    }
+}
