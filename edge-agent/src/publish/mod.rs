@@ -56,8 +56,8 @@ use zone_task::{Command, ZoneTask};
 
 pub use wishes::{Published, Wishes};
 
-/// Seconds since 1970.
-fn now() -> u64 {
+/// Now, in seconds since 1970.
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -81,6 +81,7 @@ pub(super) struct Shared {
     tsig: HashMap<String, Arc<TsigKey>>,
     running: Mutex<BTreeMap<DomainName, Running>>,
     tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 /// A zone whose task runs.
@@ -109,7 +110,7 @@ impl Publisher {
                 loaded.map_err(|error| anyhow::anyhow!("[[dns.key]] {}: {error}", key.name))?;
             tsig.insert(key.name.clone(), Arc::new(loaded));
         }
-        Ok(Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             state,
             keys,
             uplinks,
@@ -120,7 +121,10 @@ impl Publisher {
             tsig,
             running: Mutex::default(),
             tasks: TaskTracker::new(),
-        })))
+            stop: CancellationToken::new(),
+        });
+        shared.tasks.spawn(roll_watch::watch(shared.clone()));
+        Ok(Self(shared))
     }
 
     /// What other parts of the agent want zones to say.
@@ -166,6 +170,7 @@ impl Publisher {
 
     /// Ends all tasks. Zones stay at the relays.
     pub async fn stop(&self) {
+        self.0.stop.cancel();
         for running in self.0.lock().values() {
             running.stop.cancel();
         }
@@ -181,6 +186,14 @@ impl Publisher {
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<DomainName, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a new version made of a zone whose keys on disk are others.
+    fn remake(&self, domain: &DomainName) {
+        if let Some(running) = self.lock().get(domain) {
+            // Where so many commands wait, one of them has it made.
+            let _ = running.commands.try_send(Command::Refresh);
+        }
     }
 
     /// The state of a zone, for whoever asks.

@@ -4,9 +4,9 @@
 //! command that shows how far it is. Who makes the zone finds other keys and signs anew.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use domain::base::iana::Rtype;
@@ -14,11 +14,11 @@ use domain::rdata::Ds;
 use sealpost_dns::record::{Data, Name, Record};
 use sealpost_tunnel::DomainName;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::roll::{Pair, Roll, RollError, Seen};
 use super::store::{Store, zones};
+use super::{Shared, now as seconds};
 use crate::config::zone::apex;
 use crate::lookup::delegation::Resolvers;
 use crate::lookup::exchange::Silence;
@@ -27,7 +27,7 @@ use crate::lookup::survey::{Request, Survey, survey};
 use crate::zone::key_roll::Step;
 
 /// Between two looks at all zones, with up to a half more.
-const LOOK: Duration = Duration::from_secs(10 * 60);
+const LOOK: Duration = Duration::from_secs(5 * 60);
 
 /// How far a change is.
 #[derive(Debug, Clone)]
@@ -42,27 +42,38 @@ pub struct Progress {
     pub ended: bool,
 }
 
-/// Follows all changes under `state` until told to stop.
-pub async fn watch(state: PathBuf, stop: CancellationToken) {
+/// Follows all changes until told to stop.
+pub(super) async fn watch(shared: Arc<Shared>) {
     loop {
         let pause = LOOK.mul_f64(1.0 + rand::random::<f64>() / 2.0);
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = shared.stop.cancelled() => return,
             () = sleep(pause) => {}
         }
-        for domain in changing(&state) {
-            let store = Store::new(&state, &domain);
-            let way = Arc::new(Resolvers::new(for_way(&[], Path::new(FILE))));
-            match step(&store, &apex(&domain), way).await {
-                Ok(None) => {}
-                Ok(Some(now)) if now.ended => info!(zone = %domain, "the key was changed"),
-                Ok(Some(now)) => {
-                    info!(zone = %domain, next = ?now.roll.next(seconds()), "changing the key");
-                }
-                Err(error) => warn!(zone = %domain, %error, "cannot go on changing the key"),
+        for domain in changing(&shared.state) {
+            let looked = follow(&shared, &domain);
+            tokio::select! {
+                () = shared.stop.cancelled() => return,
+                () = looked => {}
             }
         }
     }
+}
+
+async fn follow(shared: &Shared, domain: &DomainName) {
+    // A command may have begun it, or taken it on.
+    shared.remake(domain);
+    let store = Store::new(&shared.state, domain);
+    let way = Arc::new(Resolvers::new(for_way(&[], Path::new(FILE))));
+    match step(&store, &apex(domain), way).await {
+        Ok(None) => {}
+        Ok(Some(now)) if now.ended => info!(zone = %domain, "the key was changed"),
+        Ok(Some(now)) => {
+            info!(zone = %domain, next = ?now.roll.next(seconds()), "changing the key");
+        }
+        Err(error) => warn!(zone = %domain, %error, "cannot go on changing the key"),
+    }
+    shared.remake(domain);
 }
 
 /// The zones under `state` whose key is being changed.
@@ -155,11 +166,6 @@ fn seen(survey: &Survey, pair: &Pair) -> Seen {
         found.ds = Some(first.ds.clone());
     }
     found
-}
-
-/// Now, in seconds since 1970.
-pub fn seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// What a change waits for, in words.

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use sealpost_daemon::config::{ConfigError, Source};
+use sealpost_tunnel::DomainName;
 
 use super::edit::{self, EditError, Entry};
 use crate::config::Config;
@@ -105,6 +106,16 @@ impl ConfigFile {
         })
     }
 
+    /// Adds a zone for `domain`; `false` when one stands there.
+    pub fn add_zone(&self, domain: &DomainName) -> Result<bool, ConfigFileError> {
+        self.change(|before, text| {
+            if before.zones.iter().any(|zone| zone.name == *domain) {
+                return Ok(None);
+            }
+            edit::add_zone(text, domain).map(Some)
+        })
+    }
+
     /// Takes the relay called `name` out; `false` when there is none.
     pub fn remove(&self, name: &str) -> Result<bool, ConfigFileError> {
         self.change(|before, text| {
@@ -115,8 +126,8 @@ impl ConfigFile {
         })
     }
 
-    /// Replaces the file by what `edit` makes of it, when that can be used and differs in its
-    /// relays alone. The text is read under a lock that all such commands take.
+    /// Replaces the file by what `edit` makes of it, when that can be used and differs in one relay
+    /// or zone alone. The text is read under a lock that all such commands take.
     fn change(
         &self,
         edit: impl FnOnce(&Config, &str) -> Result<Option<String>, EditError>,
@@ -131,8 +142,11 @@ impl ConfigFile {
         };
         let after = check(&edited)?;
         let others_stay = before.services == after.services && before.fixed == after.fixed;
-        if !others_stay || before.relays.len().abs_diff(after.relays.len()) != 1 {
-            return Err(ConfigFileError::After("more than one relay would change".into()));
+        let relays = before.relays.len().abs_diff(after.relays.len());
+        let zones = before.zones.len().abs_diff(after.zones.len());
+        if !others_stay || relays + zones != 1 {
+            let why = "more than one relay or zone would change";
+            return Err(ConfigFileError::After(why.into()));
         }
         let meta = fs::metadata(&self.path).map_err(|e| self.error(e))?;
         self.write(&edited, Some(&meta)).map(|()| true).map_err(|e| self.error(e))

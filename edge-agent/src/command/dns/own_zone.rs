@@ -14,7 +14,7 @@ use super::made_here::Kept;
 use crate::command::{print_json, terminal};
 use crate::publish::certificate_keys;
 use crate::publish::make::{Order, try_to};
-use crate::publish::roll_watch::seconds;
+use crate::publish::now as seconds;
 use crate::publish::wishes::Wanted;
 use crate::registration::keys::Keys;
 use crate::zone::master_file;

@@ -15,17 +15,17 @@ const TTL: u32 = 3600;
 
 /// All that the parent zone should learn of a domain.
 #[derive(Debug, Clone)]
-pub(super) struct Entry<'a> {
-    pub(super) apex: &'a Name,
+pub(in crate::command) struct Entry<'a> {
+    pub(in crate::command) apex: &'a Name,
     /// The names of its name servers; none while they are not known.
-    pub(super) name_servers: &'a [Name],
+    pub(in crate::command) name_servers: &'a [Name],
     /// The keys that it should name; none when the domain is to be unsigned.
-    pub(super) keys: &'a [PublicKey],
+    pub(in crate::command) keys: &'a [PublicKey],
 }
 
 impl Entry<'_> {
     /// For programs.
-    pub(super) fn json(&self) -> Value {
+    pub(in crate::command) fn json(&self) -> Value {
         let keys = self.keys.iter().map(|key| {
             let (ds, dnskey) = (key.ds(self.apex), key.dnskey());
             json!({
@@ -47,7 +47,7 @@ impl Entry<'_> {
     }
 
     /// For people.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(in crate::command) fn lines(&self) -> Vec<String> {
         let mut lines = self.name_server_lines();
         lines.push(String::new());
         lines.extend(self.ds_lines());

@@ -14,8 +14,9 @@ use super::registrar::Entry;
 use crate::command::{print_json, terminal};
 use crate::lookup::delegation::Resolvers;
 use crate::lookup::resolvers::{FILE, for_way};
+use crate::publish::now as seconds;
 use crate::publish::roll::Roll;
-use crate::publish::roll_watch::{Progress, look, seconds, step, waits_for};
+use crate::publish::roll_watch::{Progress, look, step, waits_for};
 use crate::status::date;
 
 /// What to do with the change.

@@ -1,8 +1,10 @@
 //! `sealpost-agent domain`
 
+mod made_here;
 mod outcome;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,7 @@ use crate::config::{Config, Relay};
 use crate::registration::ask::Asker;
 use crate::registration::claim::{claim, release};
 use crate::registration::domain::Domain as Name;
-use crate::registration::mx_set::{Known, MxSet, mx_set};
+use crate::registration::mx_set::{Known, MxSet, claim_of, mx_set};
 use crate::registration::records;
 use outcome::{Outcome, add_lines, claim_words, list_lines, proofs};
 
@@ -53,6 +55,8 @@ enum What {
         /// Wait until the record is found, at most 30 minutes
         #[arg(long)]
         wait: bool,
+        #[command(flatten)]
+        dns: DnsChoice,
     },
     /// List the domains of this box
     List,
@@ -63,15 +67,28 @@ enum What {
     },
 }
 
+/// Who makes the zone of the domain.
+#[derive(clap::Args, Clone, Copy)]
+pub(super) struct DnsChoice {
+    /// Let this box make the zone, and the relay serve it, also for a domain that was claimed with
+    /// its DNS elsewhere
+    #[arg(long, conflicts_with = "own_dns")]
+    zone: bool,
+    /// Keep the DNS where it is, and add no [[zone]] to the file
+    #[arg(long)]
+    own_dns: bool,
+}
+
 impl Domain {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let config = self.file.load()?;
         let relays = chosen(&config, &self.relay)?;
         terminal::block_on(async {
             let asker = Asker::new(&config.fixed.state)?;
-            let desk = Desk { asker, config: &config, relays, json: self.json };
+            let file = &self.file.config;
+            let desk = Desk { asker, config: &config, file, relays, json: self.json };
             let done = match &self.what {
-                What::Add { domain, mx, wait } => desk.add(domain, mx, *wait).await,
+                What::Add { domain, mx, wait, dns } => desk.add(domain, mx, *wait, *dns).await,
                 What::List => desk.list().await,
                 What::Remove { domain } => desk.remove(domain).await,
             };
@@ -84,12 +101,19 @@ impl Domain {
 struct Desk<'a> {
     asker: Asker,
     config: &'a Config,
+    file: &'a Path,
     relays: Vec<&'a Relay>,
     json: bool,
 }
 
 impl Desk<'_> {
-    async fn add(&self, domain: &Name, mx: &[String], wait: bool) -> anyhow::Result<bool> {
+    async fn add(
+        &self,
+        domain: &Name,
+        mx: &[String],
+        wait: bool,
+        dns: DnsChoice,
+    ) -> anyhow::Result<bool> {
         let mx = mx.iter().map(|name| domain.mx(name)).collect::<Result<Vec<_>, _>>()?;
         if mx.len() > MAX_CLAIMED {
             anyhow::bail!("{} MX names are too many: a claim has at most {MAX_CLAIMED}", mx.len());
@@ -100,7 +124,11 @@ impl Desk<'_> {
         for relay in &self.relays {
             outcomes.push(self.claim(relay, domain, &mx).await);
         }
-        if wait && outcomes.iter().any(|outcome| outcome.worth_waiting) {
+        let zone = made_here::set_up(self.config, self.file, domain, &outcomes, dns)?;
+        // Before any wait, as it is waited for what is to be done now.
+        if let (Some(zone), false) = (&zone, self.json) {
+            zone.lines().iter().try_for_each(|line| terminal::print(line))?;
+        } else if wait && outcomes.iter().any(|outcome| outcome.worth_waiting) {
             eprintln!("waiting for this record:\n  {}", proofs(&outcomes).join("\n  "));
         }
         while wait
@@ -127,7 +155,13 @@ impl Desk<'_> {
                 "written": domain.written,
                 "relays": outcomes,
                 "records": records::mail(&domain.name, &set),
+                "registrar": zone.as_ref().map(made_here::SetUp::json),
             }))?;
+            return Ok(done);
+        }
+        if zone.is_some() {
+            let told = outcomes.iter().map(|it| format!("{}: {}", it.relay, it.message));
+            told.into_iter().try_for_each(|line| terminal::print(&line))?;
             return Ok(done);
         }
         add_lines(domain, &outcomes, &set).iter().try_for_each(|line| terminal::print(line))?;
@@ -163,9 +197,13 @@ impl Desk<'_> {
                 worth_waiting: claimed.state != DomainState::Proved,
                 claim: Some(claimed),
                 standing: Some(standing),
+                name_servers: Vec::new(),
+                held: false,
             },
             Err(failure) => Outcome::failed(relay, &failure),
         };
+        outcome.name_servers = before.name_servers.clone();
+        outcome.held = claim_of(&before, &domain.name).is_some();
         // In the middle of a rotation relays know different keys.
         outcome.proof = Some(records::proof(domain.name.as_str(), before.key.fingerprint()));
         outcome

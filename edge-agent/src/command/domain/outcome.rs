@@ -32,6 +32,12 @@ pub(super) struct Outcome {
     pub(super) standing: Option<Standing>,
     #[serde(skip)]
     pub(super) worth_waiting: bool,
+    /// The names of the relay's name servers.
+    #[serde(skip)]
+    pub(super) name_servers: Vec<MxName>,
+    /// Whether it held a claim of the domain before.
+    #[serde(skip)]
+    pub(super) held: bool,
 }
 
 impl Outcome {
@@ -45,6 +51,8 @@ impl Outcome {
             proof: None,
             standing: None,
             worth_waiting: worth_waiting(failure),
+            name_servers: Vec::new(),
+            held: false,
         }
     }
 
@@ -62,6 +70,8 @@ impl Outcome {
             proof: None,
             standing: None,
             worth_waiting: false,
+            name_servers: Vec::new(),
+            held: false,
         }
     }
 
