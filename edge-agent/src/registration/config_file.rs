@@ -271,6 +271,18 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_is_added_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        fs::write(&path, "state = \"/x\"\n").unwrap();
+        let file = ConfigFile::at(&path).unwrap();
+        let domain = "a.example".parse().unwrap();
+        assert!(file.add_zone(&domain).unwrap());
+        assert!(!file.add_zone(&domain).unwrap());
+        assert_eq!(Config::load(&path).unwrap().zones.len(), 1);
+    }
+
+    #[test]
     fn a_new_file_can_be_read_by_all_and_is_made_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("etc/agent.toml");

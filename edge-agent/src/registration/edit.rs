@@ -286,6 +286,27 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_comes_behind_everything_and_spoils_nothing() {
+        let zones = |text: &str| {
+            let source = sealpost_daemon::config::Source::from_text("agent.toml", text);
+            let config = crate::config::Config::from_source(&source).unwrap();
+            config.zones.into_iter().map(|zone| zone.name.to_string()).collect::<Vec<_>>()
+        };
+        let first = "a.example".parse().unwrap();
+        for text in [&file(), "state = \"/x\"", "state = \"/x\"\r\n[log]\r\n"] {
+            let added = add_zone(text, &first).unwrap();
+            assert!(added.starts_with(text), "{added}");
+            let twice = add_zone(&added, &"b.example".parse().unwrap()).unwrap();
+            assert_eq!(zones(&twice), ["a.example", "b.example"]);
+            assert_eq!(names(&twice), names(text));
+        }
+        let nested = "state = \"/x\"\n[[zone]]\nname = \"z.example\"\n[[zone.dkim]]\n\
+            selector = \"s\"\nfile = \"/f\"\n";
+        assert_eq!(zones(&add_zone(nested, &first).unwrap()), ["z.example", "a.example"]);
+        assert_eq!(add_zone("zone = []\n", &first), Err(EditError::Shape("zone")));
+    }
+
+    #[test]
     fn the_sample_file_keeps_its_comments() {
         let sample = include_str!("../../../ops/config/agent.toml");
         let added = add(sample, &entry()).unwrap();
