@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sealpost_dns::record::Name as DnsName;
+use sealpost_tunnel::request::ProofMethod;
 use serde_json::Value;
 
 use super::DnsChoice;
@@ -17,7 +19,6 @@ use crate::publish::store::Store;
 use crate::registration::config_file::ConfigFile;
 use crate::registration::domain::Domain as Name;
 use crate::zone::zone_key::PublicKey;
-use sealpost_dns::record::Name as DnsName;
 
 /// A zone that this box makes.
 pub(super) struct SetUp {
@@ -41,8 +42,8 @@ enum Decision {
     Add,
 }
 
-/// A domain that is new here gets a zone where a relay would serve it. One that was claimed before has
-/// its DNS elsewhere, and works: only its owner can say that this is to change.
+/// A domain that is new here gets a zone where a relay would serve it. One that was claimed before, or
+/// is proved by a record, has its DNS elsewhere, and works: only its owner can say that this is to change.
 fn decide(in_file: bool, served: bool, held: bool, choice: DnsChoice) -> Decision {
     match (in_file, choice) {
         (_, DnsChoice { own_dns: true, .. }) => Decision::Elsewhere,
@@ -63,7 +64,11 @@ pub(super) fn set_up(
 ) -> anyhow::Result<Option<SetUp>> {
     let zone = config.zones.iter().find(|zone| zone.name == domain.name);
     let served = outcomes.iter().any(|outcome| !outcome.name_servers.is_empty());
-    let held = outcomes.iter().any(|outcome| outcome.held);
+    // The record was there already: whoever published it has a DNS to do so.
+    let by_record = |it: &Outcome| {
+        it.done && it.claim.as_ref().is_some_and(|claim| claim.method == ProofMethod::Txt)
+    };
+    let held = outcomes.iter().any(|outcome| outcome.held || by_record(outcome));
     let decision = decide(zone.is_some(), served, held, choice);
     if zone.is_some_and(|zone| zone.primary.is_some()) || decision == Decision::Elsewhere {
         return Ok(None);
