@@ -38,7 +38,9 @@ pub(super) async fn rollover(
         bail!("the keys of {domain} are at its primary, {primary}: change them there");
     }
     match wish {
-        Wish::Go => drop(store.begin_roll(kept.records(), seconds())?),
+        Wish::Go => {
+            store.begin_roll(kept.records(), seconds())?;
+        }
         Wish::Status => {}
         Wish::Abort => {
             let Some(roll) = store.roll()? else { bail!("no change of the key is under way") };
