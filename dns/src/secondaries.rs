@@ -392,8 +392,6 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         }
     }
 
-    /// Answers a NOTIFY that came from `peer` by another way than the sockets of this server; nothing
-    /// where there is nobody to answer.
     /// Answers a question as it would be answered on a stream.
     pub(crate) fn answer(&self, query: &[u8]) -> Vec<u8> {
         let mut answer = Vec::new();
@@ -401,6 +399,8 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         answer
     }
 
+    /// Answers a NOTIFY that came from `peer` by another way than the sockets of this server; nothing
+    /// where there is nobody to answer.
     pub(crate) fn notify_from(&self, peer: &C::Peer, message: &[u8]) -> Option<Vec<u8>> {
         use domain::base::iana::Rcode;
         let notice = match notify::parse(message) {
