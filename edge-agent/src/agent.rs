@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::certificate;
 use crate::config::{Config, Fixed, Relay};
 use crate::deliver::Deliveries;
 use crate::metrics::{Metrics, ZoneGauges};
@@ -44,6 +45,7 @@ struct Shared {
     uplinks: Arc<ArcSwap<Vec<Arc<Uplink>>>>,
     changed: Changed,
     publisher: Publisher,
+    certificate: certificate::Running,
 }
 
 impl Agent {
@@ -72,8 +74,15 @@ impl Agent {
         if let Some(dns) = &dns {
             info!(service = "dns", address = %dns.local_addr()?, "listening");
         }
-        let shared =
-            Arc::new(Shared { keys: keys.clone(), deliveries, uplinks, changed, publisher });
+        let certificate = certificate::Running::new(fixed.state.clone(), publisher.wishes());
+        let shared = Arc::new(Shared {
+            keys: keys.clone(),
+            deliveries,
+            uplinks,
+            changed,
+            publisher,
+            certificate,
+        });
         let dialer = Dialer::new(Sockets::bind()?, keys, Pins::new(&fixed.state));
         let health = Self::health(fixed.admin, &shared, &metrics).await?;
         info!(service = "admin", address = %health.local_addr()?, "listening");
@@ -93,6 +102,7 @@ impl Agent {
             let ready = status.services.iter().filter(|service| service.ready()).count();
             counters.set_gauges(up, ready);
             counters.set_zones(zone_gauges(&status.zones));
+            counters.set_certificate(status.certificate.as_ref());
         };
         let ready = move || readiness.status().missing();
         let routes = Router::new().route("/status", get(async move || axum::Json(status.status())));
@@ -159,6 +169,7 @@ impl Agent {
         if let Some(answering) = answering {
             let _ = answering.await;
         }
+        shared.certificate.stop().await;
         shared.publisher.stop().await;
         dialer.sockets().close("the box leaves").await;
         info!("stopped");
@@ -170,6 +181,7 @@ impl Shared {
     /// Brings relays and services in line with `config`: a relay that did not change keeps its
     /// tunnel, every service is tested anew.
     fn apply(&self, config: Config, dialer: &Dialer, tasks: &TaskTracker) {
+        let services = config.services.clone();
         self.deliveries.services.replace(config.services);
         let before = self.uplinks.load_full();
         let kept = |relay: &Relay| before.iter().find(|uplink| *uplink.relay == *relay).cloned();
@@ -192,6 +204,10 @@ impl Shared {
         }
         info!(relays = now.len(), services = self.deliveries.services.all().len(), "configured");
         self.uplinks.store(Arc::new(now));
+        // What comes from the owner's own primary cannot be given a challenge here.
+        let made_here = config.zones.iter().filter(|zone| zone.primary.is_none());
+        let zones = made_here.map(|zone| zone.name.clone()).collect();
+        self.certificate.apply(config.acme, zones, services);
         self.publisher.apply(config.zones);
     }
 
@@ -204,6 +220,7 @@ impl Shared {
                 self.uplinks.load().iter().map(|uplink| RelayStatus::of(uplink, kit)).collect()
             },
             services: self.deliveries.services.all().iter().map(|s| ServiceStatus::of(s)).collect(),
+            certificate: self.certificate.report(),
             zones: self.publisher.status(),
         }
     }

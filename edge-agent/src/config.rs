@@ -14,6 +14,7 @@ use sealpost_tunnel::{PublicKey, RelayRef, ServiceName};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+pub use crate::certificate::Settings as Acme;
 pub use dns::Dns;
 pub use zone::Zone;
 
@@ -32,6 +33,8 @@ struct File {
     relays: Vec<Spanned<Relay>>,
     #[serde(default, rename = "service")]
     services: Vec<Spanned<Service>>,
+    #[serde(default)]
+    acme: Option<Spanned<Acme>>,
     #[serde(default, rename = "zone")]
     zones: Vec<Spanned<Zone>>,
     #[serde(default)]
@@ -198,6 +201,8 @@ pub struct Config {
     pub relays: Vec<Relay>,
     /// Where to deliver.
     pub services: Vec<Service>,
+    /// How the mail server's certificate is obtained, if at all.
+    pub acme: Option<Acme>,
     /// The domains whose zones come from here.
     pub zones: Vec<Zone>,
 }
@@ -232,6 +237,13 @@ impl Config {
         zone::check(source, &file.zones, keys)?;
         let offers_zones = !file.zones.is_empty();
         let relays = file.relays.into_iter().map(Spanned::into_inner);
+        let made_here = file.zones.iter().any(|zone| zone.get_ref().primary.is_none());
+        if let Some(acme) = file.acme.as_ref().filter(|_| !made_here) {
+            let help = "add a [[zone]] with the name of your domain, or leave [acme] out";
+            let message =
+                "certificates are proved through a zone that is made here, and there is none";
+            return Err(source.error(Some(acme.span()), message, Some(help)));
+        }
         Ok(Self {
             fixed: Fixed {
                 state: file.state,
@@ -244,6 +256,7 @@ impl Config {
             relays: relays.map(|relay| Relay { offers_zones, ..relay }).collect(),
             zones: file.zones.into_iter().map(Spanned::into_inner).collect(),
             services: file.services.into_iter().map(Spanned::into_inner).collect(),
+            acme: file.acme.map(|acme| Acme::check(source, acme)).transpose()?,
         })
     }
 }

@@ -2,6 +2,7 @@
 //! through them to services that the owner of this box named, and nowhere else.
 
 pub mod agent;
+pub mod certificate;
 pub mod command;
 pub mod config;
 pub mod deliver;

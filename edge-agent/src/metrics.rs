@@ -4,6 +4,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use sealpost_daemon::metrics::{register, register_build_info};
 use sealpost_tunnel::ResetCode;
 
+use crate::certificate::Report;
 use crate::deliver::session;
 
 /// The agent's counters; clones share them.
@@ -16,6 +17,8 @@ pub struct Metrics {
     reloads_failed: IntCounter,
     tunnels_up: IntGauge,
     services_ready: IntGauge,
+    certificate_ends: IntGauge,
+    certificate_failing: IntGauge,
     zones: IntGauge,
     zones_failing: IntGauge,
     zones_unserved: IntGauge,
@@ -71,6 +74,14 @@ impl Metrics {
             services_ready: gauge(
                 "sealpost_agent_services_ready",
                 "Services that passed the open-relay self-test",
+            )?,
+            certificate_ends: gauge(
+                "sealpost_agent_certificate_not_after_seconds",
+                "When the certificate ends, in seconds since 1970; 0 without one",
+            )?,
+            certificate_failing: gauge(
+                "sealpost_agent_certificate_failing",
+                "1 while the last attempt to obtain or install a certificate failed",
             )?,
             zones: gauge("sealpost_agent_zones", "Zones of the configuration")?,
             zones_failing: gauge(
@@ -135,5 +146,12 @@ impl Metrics {
     pub fn set_gauges(&self, tunnels_up: usize, services_ready: usize) {
         self.tunnels_up.set(i64::try_from(tunnels_up).unwrap_or(i64::MAX));
         self.services_ready.set(i64::try_from(services_ready).unwrap_or(i64::MAX));
+    }
+    /// How the certificate is, if there is to be one.
+    pub fn set_certificate(&self, report: Option<&Report>) {
+        let ends = report.and_then(|report| report.not_after).unwrap_or(0);
+        self.certificate_ends.set(i64::try_from(ends).unwrap_or(i64::MAX));
+        let failing = report.is_some_and(|report| report.error.is_some());
+        self.certificate_failing.set(i64::from(failing));
     }
 }

@@ -193,6 +193,7 @@ fn every_configuration_key_is_explained() {
         "[[service]]\n",
         "[[zone]]\n",
         "[[dns.key]]\n",
+        "[acme]\n",
     ] {
         let source = Source::from_text("agent.toml", &format!("{table}{nonsense}"));
         let error = sealpost_agent::config::Config::from_source(&source).unwrap_err();

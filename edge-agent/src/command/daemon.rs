@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use sealpost_daemon::logging;
@@ -10,6 +10,7 @@ use sealpost_daemon::signals::Signals;
 
 use super::{print_json, terminal};
 use crate::agent::Agent;
+use crate::certificate;
 use crate::config::Config;
 use crate::publish::make;
 use crate::status::Status;
@@ -36,6 +37,9 @@ pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
     for key in config.fixed.dns.iter().flat_map(|dns| &dns.keys) {
         key.load().map_err(|error| anyhow!("[[dns.key]] {}: {error}", key.name))?;
     }
+    if let Some(acme) = &config.acme {
+        certificate::running::check(acme).context("[acme]")?;
+    }
     let (relays, services) = (config.relays.len(), config.services.len());
     let zones = config.zones.len();
     println!("{}: fine; relays: {relays}, services: {services}, zones: {zones}", path.display());
@@ -43,19 +47,25 @@ pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn status(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let admin = Config::load(path)?.fixed.admin.get();
-    let client: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
-    let status: Status = client
-        .get(format!("http://{admin}/status"))
-        .call()
-        .and_then(|mut answer| answer.body_mut().read_json())
-        .with_context(|| format!("no agent answers at {admin}; is it running?"))?;
+    let status = ask(&Config::load(path)?)?;
     if json {
         print_json(&status)?;
     } else {
-        status.lines().iter().for_each(|line| println!("{line}"));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        status.lines(now).iter().for_each(|line| println!("{line}"));
     }
     let well = status.missing().is_empty() && status.failing().is_empty();
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the running agent says of itself.
+pub(super) fn ask(config: &Config) -> anyhow::Result<Status> {
+    let admin = config.fixed.admin.get();
+    let client: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
+    client
+        .get(format!("http://{admin}/status"))
+        .call()
+        .and_then(|mut answer| answer.body_mut().read_json())
+        .with_context(|| format!("no agent answers at {admin}; is it running?"))
 }

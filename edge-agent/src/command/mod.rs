@@ -1,5 +1,6 @@
 //! The command line of `sealpost-agent`: one file for each family of commands.
 
+mod certificate;
 mod daemon;
 mod dns;
 mod domain;
@@ -56,6 +57,8 @@ enum Command {
     Domain(domain::Domain),
     /// Print the DNS records to publish: proof, mail exchangers, addresses, keys for DANE
     Dns(dns::Dns),
+    /// Show how the mail server's certificate is; or have a new one obtained now
+    Certificate(certificate::Certificate),
     /// Print this box's public key, its fingerprint and that in words; or rotate it
     Key(key::Key),
     /// Make a recovery kit: a line with which a bare box can take this box's place
@@ -88,6 +91,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Leave(leave) => leave.run(),
         Command::Domain(domain) => domain.run(),
         Command::Dns(dns) => dns.run(),
+        Command::Certificate(certificate) => certificate.run(),
         Command::Key(key) => key.run(),
         Command::RecoveryKit(kit) => kit.run(),
         Command::Recover(recover) => recover.run(),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sealpost_tunnel::DomainName;
+use sealpost_tunnel::{DomainName, MxName};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -40,6 +40,9 @@ pub struct Published {
     pub relays: Vec<Serving>,
     /// The public keys of mail servers in the zone, for [`certificate_roll::may_use`].
     pub keys: Vec<certificate_roll::Published>,
+    /// The names of the domain's mail exchangers; none while they are not known, and where the zone
+    /// is made elsewhere.
+    pub exchangers: Vec<MxName>,
     /// Why the last attempt to make a new version failed, and what to do.
     pub error: Option<String>,
 }
@@ -151,12 +154,12 @@ impl Wishes {
     }
 
     /// For the publisher: what is wanted, from now on.
-    pub(super) fn wanted(&self, domain: &DomainName) -> watch::Receiver<(Wish, Wanted)> {
+    pub fn wanted(&self, domain: &DomainName) -> watch::Receiver<(Wish, Wanted)> {
         self.with(domain, |zone| zone.wanted.subscribe())
     }
 
     /// For the publisher: what is known.
-    pub(super) fn report(&self, domain: &DomainName, published: Published) {
+    pub fn report(&self, domain: &DomainName, published: Published) {
         self.with(domain, |zone| {
             zone.published.send_if_modified(|last| {
                 let news = *last != published;

@@ -628,6 +628,10 @@ impl ZoneTask {
                 serial,
                 relays: self.serving(),
                 keys: certificate_keys::published(&self.memory.in_zone),
+                exchangers: match self.zone.primary {
+                    None => self.facts.mx_names.clone(),
+                    Some(_) => Vec::new(),
+                },
                 error: self.error.clone().or_else(|| {
                     let primary = self.zone.primary?;
                     Some(format!("the zone is made by {primary}, and can be changed only there"))

@@ -6,6 +6,7 @@ mod zone;
 
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::Report;
 use crate::config::Proxy;
 use crate::deliver::self_test::Verdict;
 use crate::deliver::services::Service;
@@ -25,6 +26,9 @@ pub struct Status {
     pub relays: Vec<RelayStatus>,
     /// Each service of the owner's file.
     pub services: Vec<ServiceStatus>,
+    /// The certificate, if this box obtains one.
+    #[serde(default)]
+    pub certificate: Option<Report>,
     /// Each zone of the owner's file.
     #[serde(default)]
     pub zones: Vec<ZoneStatus>,
@@ -102,16 +106,19 @@ impl Status {
     /// What is wrong and keeps no mail from arriving yet, a sentence each: the last version of a zone
     /// stays in service.
     pub fn failing(&self) -> Vec<String> {
-        self.zones.iter().filter_map(ZoneStatus::failing).collect()
+        let certificate = self.certificate.as_ref().and_then(|report| report.error.clone());
+        let certificate = certificate.map(|error| format!("certificate: {error}"));
+        self.zones.iter().filter_map(ZoneStatus::failing).chain(certificate).collect()
     }
 
-    /// The lines for people.
-    pub fn lines(&self) -> Vec<String> {
+    /// The lines for people, at `now`, in seconds since 1970.
+    pub fn lines(&self, now: u64) -> Vec<String> {
         let key = format!("box     {}", self.key);
         let relays = self.relays.iter().flat_map(RelayStatus::lines);
         std::iter::once(key)
             .chain(relays)
             .chain(self.services.iter().map(ServiceStatus::line))
+            .chain(self.certificate.iter().flat_map(|report| report.lines(now)))
             .chain(self.zones.iter().flat_map(ZoneStatus::lines))
             .collect()
     }
@@ -150,11 +157,12 @@ mod tests {
             key: "ed25519:x".into(),
             relays: vec![relay(up)],
             services: vec![service],
+            certificate: None,
             zones: vec![],
         };
         let good = status(true, service("passed", "refuses foreign recipients"));
         assert_eq!(good.missing(), Vec::<String>::new());
-        let lines = good.lines();
+        let lines = good.lines(0);
         assert_eq!(lines[1], "relay   r1           up        to 192.0.2.1:4433 for 1 h 1 min");
         assert_eq!(
             lines[2],
@@ -165,7 +173,7 @@ mod tests {
         assert!(named.line().ends_with("; its log tells which networks write to this box"));
         let bad = status(false, service("failed", "an open relay"));
         assert_eq!(bad.missing().len(), 2);
-        assert!(bad.lines()[2].contains("WITHHELD"));
-        assert!(!status(true, service("testing", "")).lines()[2].ends_with(' '));
+        assert!(bad.lines(0)[2].contains("WITHHELD"));
+        assert!(!status(true, service("testing", "")).lines(0)[2].ends_with(' '));
     }
 }

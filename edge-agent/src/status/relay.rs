@@ -250,6 +250,7 @@ mod tests {
             key: key.to_string(),
             relays: vec![relay],
             services: vec![],
+            certificate: None,
             zones: vec![],
         };
         assert_eq!(status.missing().len(), 2, "no service, and one domain");

@@ -44,9 +44,19 @@ pub enum NotYet {
 
 /// Whether the mail server may show the key `next` at `now`, in seconds since 1970.
 pub fn may_use(next: &KeyDigest, published: &[Published], now: u64) -> Result<(), NotYet> {
+    may_use_after(next, published, MARGIN.as_secs(), now)
+}
+
+/// As [`may_use`], with a margin of the owner's choice, in seconds.
+pub fn may_use_after(
+    next: &KeyDigest,
+    published: &[Published],
+    margin: u64,
+    now: u64,
+) -> Result<(), NotYet> {
     let found = published.iter().find(|it| it.key == *next).ok_or(NotYet::Unpublished)?;
     let since = found.since.ok_or(NotYet::Spreading)?;
-    let wait = u64::from(found.kept) + MARGIN.as_secs();
+    let wait = u64::from(found.kept).saturating_add(margin);
     // A clock that was set back since then begins the wait again rather than to shorten it.
     let waited = now.saturating_sub(since);
     match wait.checked_sub(waited) {

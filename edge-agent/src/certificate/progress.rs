@@ -1,0 +1,315 @@
+//! What is to be done next for the certificate. Pure: memory and time in, one step out.
+//!
+//! A new key is in the zone long before the mail server shows it, and an old one stays until well
+//! after; the rules for that are [`crate::zone::certificate_roll`]'s.
+
+use crate::zone::certificate_roll::{self, NotYet, Published};
+
+use super::memory::{Current, Issued, Memory, Next};
+use super::settings::Algorithm;
+
+/// Between two certificates that are ordered only because the names changed: names come one after
+/// the other when a box meets its relays, and CAs count certificates.
+const BETWEEN: u64 = 3600;
+/// When there is nothing to do, it is looked again after this time.
+const LONGEST_REST: u64 = 24 * 3600;
+
+/// What the owner's file and the zones say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The names for the certificate, sorted.
+    pub names: Vec<String>,
+    /// The CA's directory.
+    pub directory: String,
+    /// The kind of key.
+    pub algorithm: Algorithm,
+    /// Added to each wait for resolvers, in seconds.
+    pub margin: u64,
+}
+
+/// The next thing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Make a pair of keys and put it into the zone.
+    Prepare,
+    /// Ask the name servers whether they serve the next key.
+    Ask,
+    /// Have a certificate issued for the next pair.
+    Obtain,
+    /// Give it to the mail server.
+    Install,
+    /// See what the mail server shows.
+    Look,
+    /// Ask the CA when to renew.
+    Poll,
+    /// Nothing before this time, in seconds since 1970.
+    Rest(u64),
+}
+
+/// What to do at `now`.
+pub fn step(memory: &Memory, wanted: &Wanted, now: u64) -> Step {
+    if wanted.names.is_empty() {
+        return Step::Rest(now + LONGEST_REST);
+    }
+    let fits = |it: &&Next| it.issued.is_some() || it.algorithm == wanted.algorithm;
+    let Some(next) = memory.next.as_ref().filter(fits) else { return Step::Prepare };
+    let mut times = vec![now + LONGEST_REST];
+    if issued(next, wanted).is_some() {
+        match may_use(next, wanted.margin, now) {
+            Ok(()) if now >= next.ask_at || next.asked == 0 => return Step::Install,
+            Ok(()) => times.push(next.ask_at),
+            Err(NotYet::Cached(left)) => times.push(now + left.as_secs()),
+            Err(NotYet::Spreading | NotYet::Unpublished) => {}
+        }
+    }
+    if let Some(current) = &memory.current {
+        match look_at(memory, current, wanted.margin) {
+            Some(at) if now >= at => return Step::Look,
+            at => times.extend(at),
+        }
+    }
+    if next.since.is_none() {
+        if now >= next.ask_at {
+            return Step::Ask;
+        }
+        times.push(next.ask_at);
+    }
+    match obtain_at(memory, next, wanted) {
+        Some(at) if now >= at => return Step::Obtain,
+        at => times.extend(at),
+    }
+    match memory.current.as_ref().and_then(|current| current.poll_at) {
+        Some(at) if now >= at => return Step::Poll,
+        at => times.extend(at),
+    }
+    Step::Rest(times.into_iter().min().unwrap_or(now))
+}
+
+/// The certificate for the next pair, if it has all names and is the wanted CA's.
+pub fn issued<'a>(next: &'a Next, wanted: &Wanted) -> Option<&'a Issued> {
+    next.issued.as_ref().filter(|it| covers(it, wanted))
+}
+
+fn covers(issued: &Issued, wanted: &Wanted) -> bool {
+    issued.directory == wanted.directory
+        && wanted.names.iter().all(|name| issued.names.contains(name))
+}
+
+/// Whether the mail server may show the next key.
+pub fn may_use(next: &Next, margin: u64, now: u64) -> Result<(), NotYet> {
+    let published = Published { key: next.key, since: next.since, kept: next.kept };
+    certificate_roll::may_use_after(&next.key, &[published], margin, now)
+}
+
+/// When to order a certificate for the next pair, if it needs one.
+fn obtain_at(memory: &Memory, next: &Next, wanted: &Wanted) -> Option<u64> {
+    if issued(next, wanted).is_some() {
+        return None;
+    }
+    let due = match &memory.current {
+        _ if memory.forced => 0,
+        None => 0,
+        Some(current) if current.issued.directory != wanted.directory => 0,
+        Some(current) if !covers(&current.issued, wanted) => {
+            memory.issued_at.map_or(0, |at| at + BETWEEN)
+        }
+        Some(current) => current.renew_at,
+    };
+    // A certificate that was issued and lacks a name that came since.
+    let due = match (&next.issued, memory.issued_at) {
+        (Some(_), Some(at)) => due.max(at + BETWEEN),
+        _ => due,
+    };
+    let barred = memory.trouble.as_ref();
+    let barred = barred.filter(|it| it.by_ca || !memory.forced).map_or(0, |it| it.until);
+    Some(due.max(barred))
+}
+
+/// When to look at the mail server again: until it was seen to show the new key alone, and once
+/// more when the records of the old keys are to go.
+fn look_at(memory: &Memory, current: &Current, margin: u64) -> Option<u64> {
+    match current.shown_since {
+        None => Some(current.look_at),
+        Some(_) if memory.retiring.is_empty() => None,
+        Some(since) => Some(drop_at(memory, since, margin).max(current.look_at)),
+    }
+}
+
+/// When the records of all retiring keys may go, if the mail server shows others since `since`.
+fn drop_at(memory: &Memory, since: u64, margin: u64) -> u64 {
+    let kept = memory.retiring.iter().map(|it| u64::from(it.kept)).max();
+    since.saturating_add(kept.unwrap_or(0)).saturating_add(margin)
+}
+
+/// Takes in that at `now` the mail server showed the current key and none of those before it
+/// (`right`), or something else. Returns whether the old keys' records may go.
+pub fn looked(memory: &mut Memory, right: bool, margin: u64, now: u64) -> bool {
+    let Some(mut current) = memory.current.take() else { return false };
+    let mut done = false;
+    if right {
+        current.looked = 0;
+        // A clock that was set back begins the wait again.
+        let since = current.shown_since.filter(|since| *since <= now).unwrap_or(now);
+        current.shown_since = Some(since);
+        current.look_at = now;
+        done = now >= drop_at(memory, since, margin);
+    } else {
+        current.shown_since = None;
+        current.look_at = now + super::renewal::look_again(current.looked);
+        current.looked = current.looked.saturating_add(1);
+    }
+    memory.current = Some(current);
+    if done {
+        memory.retiring.clear();
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::memory::{Retiring, Trouble};
+
+    const NOW: u64 = 1_790_000_000;
+    const MARGIN: u64 = 300;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            names: vec!["mx.a.example".into()],
+            directory: "https://ca.example/".into(),
+            algorithm: Algorithm::EcdsaP256,
+            margin: MARGIN,
+        }
+    }
+
+    fn certificate() -> Issued {
+        Issued {
+            names: wanted().names,
+            not_before: NOW,
+            not_after: NOW + 90 * 86_400,
+            renewal_id: None,
+            directory: wanted().directory,
+        }
+    }
+
+    fn next() -> Next {
+        Next {
+            key: [2; 32],
+            algorithm: Algorithm::EcdsaP256,
+            since: None,
+            kept: 3600,
+            ask_at: 0,
+            asked: 0,
+            issued: None,
+        }
+    }
+
+    fn current() -> Current {
+        Current {
+            key: [1; 32],
+            issued: certificate(),
+            kept: 3600,
+            renew_at: NOW + 60 * 86_400,
+            poll_at: None,
+            shown_since: Some(NOW),
+            look_at: NOW,
+            looked: 0,
+            reloaded_at: NOW,
+        }
+    }
+
+    #[test]
+    fn the_first_certificate_comes_step_by_step() {
+        let (mut memory, wanted) = (Memory::default(), wanted());
+        let nothing = Wanted { names: vec![], ..wanted.clone() };
+        assert_eq!(step(&memory, &nothing, NOW), Step::Rest(NOW + LONGEST_REST));
+        assert_eq!(step(&memory, &wanted, NOW), Step::Prepare);
+        memory.next = Some(next());
+        assert_eq!(step(&memory, &wanted, NOW), Step::Ask);
+        // The order does not wait for name servers that lag.
+        memory.next = Some(Next { ask_at: NOW + 60, asked: 1, ..next() });
+        assert_eq!(step(&memory, &wanted, NOW), Step::Obtain);
+        let issued = Some(certificate());
+        memory.next = Some(Next { ask_at: NOW + 60, asked: 1, issued, ..next() });
+        assert_eq!(step(&memory, &wanted, NOW), Step::Rest(NOW + 60));
+        assert_eq!(step(&memory, &wanted, NOW + 60), Step::Ask);
+        let seen = Next { since: Some(NOW), issued: Some(certificate()), ..next() };
+        memory.next = Some(seen.clone());
+        assert_eq!(step(&memory, &wanted, NOW), Step::Rest(NOW + 3900));
+        assert_eq!(step(&memory, &wanted, NOW + 3900), Step::Install);
+        // A name server that lost the record again puts it off.
+        memory.next = Some(Next { since: None, asked: 1, ask_at: NOW + 4000, ..seen });
+        assert_eq!(step(&memory, &wanted, NOW + 3900), Step::Rest(NOW + 4000));
+    }
+
+    #[test]
+    fn after_it_the_mail_server_is_watched_until_the_old_key_is_gone() {
+        let mut memory = Memory {
+            next: Some(Next { since: Some(NOW), ..next() }),
+            current: Some(Current { shown_since: None, ..current() }),
+            retiring: vec![Retiring { key: [0; 32], kept: 600 }],
+            ..Memory::default()
+        };
+        assert_eq!(step(&memory, &wanted(), NOW), Step::Look);
+        assert!(!looked(&mut memory, false, MARGIN, NOW));
+        assert!(matches!(step(&memory, &wanted(), NOW), Step::Rest(at) if at > NOW));
+        assert!(!looked(&mut memory, true, MARGIN, NOW + 100));
+        assert_eq!(step(&memory, &wanted(), NOW + 101), Step::Rest(NOW + 1000));
+        assert_eq!(step(&memory, &wanted(), NOW + 1000), Step::Look);
+        // It shows the old one again: the wait begins anew.
+        assert!(!looked(&mut memory, false, MARGIN, NOW + 1000));
+        assert!(!looked(&mut memory, true, MARGIN, NOW + 1100));
+        assert_eq!(memory.keys().len(), 3);
+        assert!(looked(&mut memory, true, MARGIN, NOW + 2000));
+        assert_eq!(memory.keys(), [[1; 32], [2; 32]]);
+        assert!(matches!(step(&memory, &wanted(), NOW + 2000), Step::Rest(_)));
+    }
+
+    #[test]
+    fn a_renewal_waits_for_its_time_and_after_failures_longer() {
+        let at = NOW + 60 * 86_400;
+        let mut memory = Memory {
+            next: Some(Next { since: Some(NOW), ..next() }),
+            current: Some(current()),
+            ..Memory::default()
+        };
+        assert_eq!(step(&memory, &wanted(), at - 1), Step::Rest(at));
+        assert_eq!(step(&memory, &wanted(), at), Step::Obtain);
+        memory.forced = true;
+        assert_eq!(step(&memory, &wanted(), NOW), Step::Obtain);
+        let trouble =
+            Trouble { why: "x".into(), at: NOW, failures: 1, until: NOW + 600, by_ca: false };
+        memory.trouble = Some(trouble.clone());
+        assert_eq!(step(&memory, &wanted(), NOW), Step::Obtain, "the owner does not want to wait");
+        memory.trouble = Some(Trouble { by_ca: true, ..trouble });
+        assert_eq!(step(&memory, &wanted(), NOW), Step::Rest(NOW + 600), "the CA decides");
+        memory.forced = false;
+        assert_eq!(step(&memory, &wanted(), at), Step::Obtain);
+    }
+
+    #[test]
+    fn names_that_come_later_have_a_certificate_after_a_while_and_names_that_go_none() {
+        let mut memory = Memory {
+            next: Some(Next { since: Some(NOW), ..next() }),
+            current: Some(current()),
+            issued_at: Some(NOW),
+            ..Memory::default()
+        };
+        let mut wanted = wanted();
+        wanted.names.push("mx2.a.example".into());
+        assert_eq!(step(&memory, &wanted, NOW + 10), Step::Rest(NOW + BETWEEN));
+        assert_eq!(step(&memory, &wanted, NOW + BETWEEN), Step::Obtain);
+        memory.next.as_mut().unwrap().issued = Some(certificate());
+        memory.issued_at = Some(NOW + BETWEEN);
+        assert_eq!(step(&memory, &wanted, NOW + BETWEEN), Step::Rest(NOW + 2 * BETWEEN));
+        wanted.names = vec!["mx.a.example".into()];
+        assert_eq!(step(&memory, &wanted, NOW + BETWEEN + 300), Step::Install);
+        memory.next = Some(Next { since: Some(NOW), ..next() });
+        assert!(matches!(step(&memory, &wanted, NOW + 300), Step::Rest(_)));
+        // Another CA, another kind of key.
+        wanted.directory = "https://other.example/".into();
+        assert_eq!(step(&memory, &wanted, NOW + 300), Step::Obtain);
+        wanted.algorithm = Algorithm::Rsa2048;
+        assert_eq!(step(&memory, &wanted, NOW + 300), Step::Prepare);
+    }
+}
