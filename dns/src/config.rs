@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,6 +51,8 @@ struct File {
     keys: Vec<Spanned<Key>>,
     #[serde(default, rename = "zone")]
     zones: Vec<Spanned<ZoneEntry>>,
+    #[serde(default, rename = "catalog")]
+    catalogs: Vec<Spanned<CatalogEntry>>,
 }
 
 /// `[tls]`: DNS over TLS and over QUIC.
@@ -115,6 +117,10 @@ pub struct Limits {
     pub transfers_in_of_primary: NonZeroUsize,
     /// Transfers out at once.
     pub transfers_out: NonZeroUsize,
+    /// Zones that a catalog may name.
+    pub catalog_members: usize,
+    /// Zones a minute that go because a catalog does not name them any more.
+    pub catalog_removals: NonZeroU32,
 }
 
 impl Default for Limits {
@@ -125,6 +131,8 @@ impl Default for Limits {
             transfers_in: const { NonZeroUsize::new(16).unwrap() },
             transfers_in_of_primary: const { NonZeroUsize::new(4).unwrap() },
             transfers_out: const { NonZeroUsize::new(64).unwrap() },
+            catalog_members: 250_000,
+            catalog_removals: const { NonZeroU32::new(100).unwrap() },
         }
     }
 }
@@ -206,6 +214,24 @@ struct ZoneEntry {
     notify: Vec<Spanned<Peer>>,
 }
 
+/// `[[catalog]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CatalogEntry {
+    name: ZoneName,
+    primaries: Vec<Spanned<Peer>>,
+    #[serde(default)]
+    without_key: bool,
+    #[serde(default)]
+    zone_primaries: Vec<Spanned<Peer>>,
+    #[serde(default)]
+    trust: Trust,
+    #[serde(default)]
+    transfer_to: Vec<Spanned<Who>>,
+    #[serde(default)]
+    notify: Vec<Spanned<Peer>>,
+}
+
 /// A server, and the key for it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -262,6 +288,22 @@ fn read_ds(text: &str) -> Option<Ds<Bytes>> {
 /// A zone of the file, from primaries by TCP.
 pub type Zone = secondaries::Zone<SocketAddr>;
 
+/// A catalog zone of the file (RFC 9432).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Catalog {
+    /// The catalog itself.
+    pub zone: Zone,
+    /// What its members are but for their names.
+    template: Zone,
+}
+
+impl Catalog {
+    /// The zone of this name, which it names.
+    pub fn member(&self, name: Name) -> Zone {
+        Zone { name, ..self.template.clone() }
+    }
+}
+
 /// What is read at the start only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {
@@ -304,6 +346,8 @@ pub struct Config {
     pub keys: Keys,
     /// All zones.
     pub zones: Vec<Zone>,
+    /// All catalogs.
+    pub catalogs: Vec<Catalog>,
 }
 
 impl Config {
@@ -332,18 +376,25 @@ impl Config {
                             primaries = [{ address = \"192.0.2.53:53\" }]";
                 return Err(source.error(Some(span), "the zone has no primaries", Some(help)));
             }
-            let primary = |peer, key| Primary { peer, key };
-            let primaries = servers(source, zone.primaries, &keys, primary)?;
-            // All of its bits.
-            let alone = |peer: SocketAddr| Rule::From(Prefix::new(peer.ip(), 128));
+            let primaries = primaries(source, zone.primaries, &keys)?;
             zones.push(Zone {
                 name: zone.name.0,
-                notices_from: primaries.iter().map(|primary| alone(primary.peer)).collect(),
+                notices_from: notices_from(&primaries),
                 primaries,
                 trust: zone.trust,
                 transfer_to: rules(source, zone.transfer_to, &keys)?.into(),
                 notify: recipients(source, zone.notify, &keys)?,
             });
+        }
+        let mut catalogs = Vec::with_capacity(file.catalogs.len());
+        for entry in file.catalogs {
+            let span = entry.span();
+            let catalog = entry.into_inner();
+            if !names.insert(catalog.name.0.clone()) {
+                let message = "there is a zone or catalog of this name already";
+                return Err(source.error(Some(span), message, None));
+            }
+            catalogs.push(catalog.check(source, &span, &keys)?);
         }
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let fixed = Fixed {
@@ -358,8 +409,66 @@ impl Config {
             log_format: file.log.format,
             log_level: file.log.level,
         };
-        Ok(Self { fixed, keys: keys.into_values().collect(), zones })
+        Ok(Self { fixed, keys: keys.into_values().collect(), zones, catalogs })
     }
+}
+
+impl CatalogEntry {
+    fn check(
+        self,
+        source: &Source,
+        span: &std::ops::Range<usize>,
+        keys: &ByName,
+    ) -> Result<Catalog, ConfigError> {
+        let wrong =
+            |message: &str, help: &str| source.error(Some(span.clone()), message, Some(help));
+        let from = primaries(source, self.primaries, keys)?;
+        if from.is_empty() {
+            let help = "name the server that it comes from, as \
+                        primaries = [{ address = \"192.0.2.53:53\", key = \"fleet\" }]";
+            return Err(wrong("the catalog has no primaries", help));
+        }
+        if !self.without_key && from.iter().any(|primary| primary.key.is_none()) {
+            let help = "give each of its primaries a key: a catalog says what is served here. Where \
+                        nobody can come between, without_key = true does without";
+            return Err(wrong("a primary of the catalog has no key", help));
+        }
+        let of_members = match primaries(source, self.zone_primaries, keys)? {
+            none if none.is_empty() => from.clone(),
+            primaries => primaries,
+        };
+        let zone = Zone {
+            name: self.name.0,
+            notices_from: notices_from(&from),
+            primaries: from,
+            trust: Trust::Unsigned,
+            transfer_to: Arc::default(),
+            notify: Vec::new(),
+        };
+        let template = Zone {
+            name: Name::root_bytes(),
+            notices_from: notices_from(&of_members),
+            primaries: of_members,
+            trust: self.trust,
+            transfer_to: rules(source, self.transfer_to, keys)?.into(),
+            notify: recipients(source, self.notify, keys)?,
+        };
+        Ok(Catalog { zone, template })
+    }
+}
+
+fn primaries(
+    source: &Source,
+    peers: Vec<Spanned<Peer>>,
+    keys: &ByName,
+) -> Result<Vec<Primary<SocketAddr>>, ConfigError> {
+    servers(source, peers, keys, |peer, key| Primary { peer, key })
+}
+
+/// Their addresses, with all of their bits.
+fn notices_from(primaries: &[Primary<SocketAddr>]) -> Arc<[Rule]> {
+    let alone = |primary: &Primary<SocketAddr>| Rule::From(Prefix::new(primary.peer.ip(), 128));
+    primaries.iter().map(alone).collect()
 }
 
 /// TSIG keys by their names.

@@ -9,8 +9,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::admission;
+use crate::catalog_zone::producer::{self, Catalog};
+use crate::catalog_zone::read::Members;
 use crate::record::{Name, Record};
-use crate::secondaries::{Count, Secondaries, Shelf, Status, Zone};
+use crate::secondaries::{Count, Purpose, Secondaries, Shelf, Status, Zone};
 use crate::store::StoreError;
 use crate::transfer::attempt::Connect;
 use crate::transfer::frame::Pace;
@@ -68,7 +70,30 @@ impl<C: Connect, P: Parent> Handle<C, P> {
     /// Has a zone from its primaries from now on, and serves it as soon as it came. One of its name that is
     /// there already is changed and asked for at once; its version stays. The same one again changes nothing.
     pub async fn add(&self, zone: Zone<C::Peer>) {
-        self.zones.add(zone).await;
+        self.zones.add(zone, Purpose::Serve).await;
+    }
+
+    /// Has a catalog zone (RFC 9432) in the same way: its members are read and no query is answered from
+    /// it. What becomes of the zones that it names is up to the program.
+    pub async fn add_catalog(&self, zone: Zone<C::Peer>) {
+        self.zones.add(zone, Purpose::Catalog).await;
+    }
+
+    /// Waits until a catalog has another version than when this returned last. For one caller.
+    pub async fn catalog_changed(&self) {
+        self.zones.catalogs.notified().await;
+    }
+
+    /// The zones that a catalog names; `None` until it came.
+    pub fn members(&self, catalog: &Name) -> Option<Arc<Members>> {
+        self.zones.members_of(catalog)
+    }
+
+    /// Gives all zones of which a version is here as a catalog to others, for as long as it is waited for:
+    /// it does not end. To begin once all that was kept is here, as who has the catalog forgets what it
+    /// does not name.
+    pub async fn produce(&self, catalog: Catalog) {
+        producer::run(&self.zones, catalog).await;
     }
 
     /// Serves a zone no longer, and forgets what is kept of it. The zone is gone even if its file is not.

@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod answer;
 pub mod catalog;
+pub mod catalog_zone;
 pub mod command;
 pub mod config;
 pub mod cookie;
@@ -26,4 +27,5 @@ pub mod transport;
 pub mod trust;
 pub mod udp;
 pub mod unix_time;
+mod wanted;
 pub mod zone;

@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 use dashmap::{DashMap, Entry as Place};
 use domain::rdata::ZoneRecordData;
-use tokio::sync::Mutex as Turn;
+use tokio::sync::{Mutex as Turn, Notify};
 use tracing::warn;
 
 use crate::admission::{self, Seal};
 use crate::catalog::Entry;
+use crate::catalog_zone::read::{Members, read};
+use crate::catalog_zone::touched::Touched;
 use crate::config::Limits;
 use crate::engine::Engine;
 use crate::record::{Name, Record};
@@ -55,6 +57,15 @@ pub struct Zone<P> {
     pub notify: Vec<Recipient>,
 }
 
+/// What becomes of a zone's versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Queries are answered from it.
+    Serve,
+    /// It names other zones (RFC 9432), and nobody else sees it.
+    Catalog,
+}
+
 /// How a zone is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -80,9 +91,9 @@ pub struct Here {
 /// How many zones there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
-    /// All that are to be served.
+    /// All that are to be here, catalogs too.
     pub all: usize,
-    /// Those that are.
+    /// Those that are served, and catalogs that are here.
     pub served: usize,
 }
 
@@ -98,11 +109,24 @@ pub(crate) struct Secondaries<C: Connect, P> {
     turns: [Turn<()>; TURNS],
     notifier: notifier::Handle,
     refresher: OnceLock<refresh::Handle<C::Peer>>,
+    /// A catalog has other members.
+    pub(crate) catalogs: Notify,
+    pub(crate) touched: Touched,
+    /// What is made here and given to those with a key alone.
+    private: DashMap<Name, Private>,
+}
+
+/// A zone that is made here.
+#[derive(Clone)]
+struct Private {
+    version: Arc<dyn Served>,
+    transfer_to: Arc<[Rule]>,
 }
 
 /// A zone, and what is here of it.
 struct Held<P> {
     zone: ArcSwap<Zone<P>>,
+    purpose: Purpose,
     state: Mutex<State>,
     /// Whoever writes the zone's file. Taken before `state`.
     disk: Mutex<()>,
@@ -116,6 +140,8 @@ struct State {
     /// It was removed: nothing is published any more.
     gone: bool,
     error: Option<String>,
+    /// Of a catalog.
+    members: Option<Arc<Members>>,
 }
 
 /// A version of a zone.
@@ -129,9 +155,10 @@ struct Version {
 }
 
 impl<P> Held<P> {
-    fn new(zone: Zone<P>, here: Option<Version>) -> Self {
-        let state = State { here: here.map(Arc::new), ..State::default() };
-        Self { zone: ArcSwap::from_pointee(zone), state: Mutex::new(state), disk: Mutex::default() }
+    fn new(zone: Zone<P>, purpose: Purpose, here: Option<Version>) -> Self {
+        let (zone, here) = (ArcSwap::from_pointee(zone), here.map(Arc::new));
+        let state = Mutex::new(State { here, ..State::default() });
+        Self { zone, purpose, state, disk: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -166,6 +193,22 @@ fn lower(apex: &Name) -> Vec<u8> {
     apex.as_slice().to_ascii_lowercase()
 }
 
+/// Records and octets of a catalog with that many members: each has its record and a few properties.
+fn catalog_size(members: usize) -> (usize, usize) {
+    const RECORDS: usize = 4;
+    const OCTETS: usize = 1024;
+    let members = members.saturating_add(64);
+    (members.saturating_mul(RECORDS), members.saturating_mul(OCTETS))
+}
+
+/// Where a zone comes from of which there is a version.
+fn origin<P: std::fmt::Display>(held: &Held<P>) -> Option<String> {
+    if held.purpose == Purpose::Catalog || held.here().is_none() {
+        return None;
+    }
+    Some(held.zone.load().primaries.first().map(|first| first.peer.to_string()).unwrap_or_default())
+}
+
 impl<C: Connect, P: Parent> Secondaries<C, P> {
     /// Without zones yet.
     pub(crate) fn new(
@@ -187,6 +230,9 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             turns: std::array::from_fn(|_| Turn::default()),
             notifier,
             refresher: OnceLock::new(),
+            catalogs: Notify::new(),
+            touched: Touched::default(),
+            private: DashMap::new(),
         }
     }
 
@@ -229,13 +275,46 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
                 Err(error) => return warn!(%error, "a zone that was kept cannot be read"),
             };
             let Some(zone) = wanted(&kept.apex) else { return };
-            let held = self.restore(zone, kept);
+            let held = self.restore(zone, Purpose::Serve, kept);
             restored.lock().unwrap_or_else(PoisonError::into_inner).extend(held);
         })?;
         Ok(restored.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn restore(&self, zone: Zone<C::Peer>, kept: Kept) -> Option<Arc<Held<C::Peer>>> {
+    /// Reads what was kept of one catalog; its members if it was.
+    pub(crate) async fn load_catalog(
+        self: &Arc<Self>,
+        zone: Zone<C::Peer>,
+    ) -> anyhow::Result<Option<Arc<Members>>> {
+        let all = self.clone();
+        let work = move || {
+            let kept = all.store.load(&zone.name).unwrap_or_else(|error| {
+                warn!(%error, "a catalog that was kept cannot be read");
+                None
+            });
+            all.restore(zone, Purpose::Catalog, kept?)
+        };
+        let Some(held) = tokio::task::spawn_blocking(work).await? else { return Ok(None) };
+        self.follow(&held).await;
+        let members = held.state().members.clone();
+        Ok(members)
+    }
+
+    fn restore(
+        &self,
+        zone: Zone<C::Peer>,
+        purpose: Purpose,
+        kept: Kept,
+    ) -> Option<Arc<Held<C::Peer>>> {
+        let members = match purpose {
+            Purpose::Serve => None,
+            Purpose::Catalog => {
+                let read = self.members(&kept.apex, &kept.records);
+                let warn =
+                    |error: &String| warn!(zone = %kept.apex, error, "a catalog is not used");
+                Some(read.inspect_err(warn).ok()?)
+            }
+        };
         let compiled = Compiled::compile(&kept.apex, &kept.records);
         let compiled = compiled.inspect_err(|error| {
             warn!(zone = %kept.apex, %error, "a zone that was kept cannot be served");
@@ -245,13 +324,14 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         let version =
             Version { zone: Arc::new(compiled.ok()?), soa, standing, seal: None, journal };
         let name = zone.name.clone();
-        let held = Arc::new(Held::new(zone, Some(version)));
+        let held = Arc::new(Held::new(zone, purpose, Some(version)));
         match self.zones.entry(name) {
             // It was added meanwhile, and will be transferred.
             Place::Occupied(_) => return None,
             Place::Vacant(place) => place.insert(held.clone()),
         };
         let mut state = held.state();
+        state.members = members;
         self.publish(&held, &mut state, unix_time::seconds() < standing.expires);
         drop(state);
         Some(held)
@@ -268,7 +348,9 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             zone.set_expires(state.here.as_ref().map_or(0, |here| here.standing.expires));
         }
         let served = matches!(entry, Entry::Serving(_));
-        self.engine.catalog.insert(entry);
+        if held.purpose == Purpose::Serve {
+            self.engine.catalog.insert(entry);
+        }
         self.mark(state, served);
     }
 
@@ -284,7 +366,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
     async fn follow(&self, held: &Held<C::Peer>) {
         let Some(refresher) = self.refresher.get() else { return };
         let kept = held.here().map(|version| (version.soa.clone(), version.standing));
-        let secondary = held.zone.load().secondary(self.inbound());
+        let secondary = held.zone.load().secondary(self.inbound_for(held.purpose));
         refresher.add(secondary, kept).await;
     }
 
@@ -295,6 +377,33 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             octets: self.limits.zone_octets,
             ..inbound::Limits::default()
         }
+    }
+
+    fn inbound_for(&self, purpose: Purpose) -> inbound::Limits {
+        let inbound = self.inbound();
+        match purpose {
+            Purpose::Serve => inbound,
+            Purpose::Catalog => {
+                let (records, octets) = catalog_size(self.limits.catalog_members);
+                inbound::Limits { records, octets, messages: records }
+            }
+        }
+    }
+
+    fn admission_for(&self, purpose: Purpose) -> admission::Limits {
+        let admission = self.admission();
+        match purpose {
+            Purpose::Serve => admission,
+            Purpose::Catalog => {
+                let (records, octets) = catalog_size(self.limits.catalog_members);
+                admission::Limits { records, octets, ..admission }
+            }
+        }
+    }
+
+    fn members(&self, apex: &Name, records: &[Record]) -> Result<Arc<Members>, String> {
+        let members = read(apex, records, self.limits.catalog_members);
+        members.map(Arc::new).map_err(|error| error.to_string())
     }
 
     /// What a zone may cost.
@@ -313,18 +422,21 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
     }
 
     /// Serves a zone from now on, as soon as it came; changes one that is there, whose version stays.
-    pub(crate) async fn add(&self, zone: Zone<C::Peer>) {
+    pub(crate) async fn add(&self, zone: Zone<C::Peer>, purpose: Purpose) {
         let _turn = self.turn(&zone.name).lock().await;
         let known = self.zones.get(&zone.name).map(|held| held.value().clone());
         let held = match known {
             Some(held) if **held.zone.load() == zone => return,
             Some(held) => {
-                held.zone.store(Arc::new(zone));
+                let before = held.zone.swap(Arc::new(zone));
+                if held.zone.load().primaries != before.primaries {
+                    self.touched.add(&before.name);
+                }
                 held
             }
             None => {
                 let name = zone.name.clone();
-                let held = Arc::new(Held::new(zone, None));
+                let held = Arc::new(Held::new(zone, purpose, None));
                 self.zones.insert(name, held.clone());
                 self.publish(&held, &mut held.state(), false);
                 held
@@ -341,7 +453,10 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             let mut state = held.state();
             state.gone = true;
             self.mark(&mut state, false);
-            self.engine.catalog.remove(&lower(apex));
+            if held.purpose == Purpose::Serve {
+                self.engine.catalog.remove(&lower(apex));
+                self.touched.add(apex);
+            }
         }
         if let Some(refresher) = self.refresher.get() {
             refresher.remove(apex.clone()).await;
@@ -363,6 +478,48 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
 
     pub(crate) fn status(&self, apex: &Name) -> Option<Status> {
         self.held(apex).map(|held| held.status())
+    }
+
+    /// The members of a catalog of which a version is here.
+    pub(crate) fn members_of(&self, catalog: &Name) -> Option<Arc<Members>> {
+        self.held(catalog)?.state().members.clone()
+    }
+
+    /// Where a zone comes from that is served, or was; none for one of which no version came yet.
+    pub(crate) fn origin(&self, apex: &Name) -> Option<String> {
+        origin(&*self.held(apex)?)
+    }
+
+    /// All zones of which there is a version, and where they come from.
+    pub(crate) fn origins(&self) -> Vec<(Name, Option<String>)> {
+        let named = self.zones.iter().map(|held| (held.key().clone(), origin(&**held)));
+        named.filter(|(_, origin)| origin.is_some()).collect()
+    }
+
+    /// Gives a zone that was made here to those of these rules, and tells `notify` of it. No plain query is
+    /// answered from it.
+    pub(crate) async fn give(
+        &self,
+        apex: &Name,
+        version: Arc<dyn Served>,
+        transfer_to: Arc<[Rule]>,
+        notify: &[Recipient],
+    ) {
+        let soa = version.soa();
+        self.private.insert(apex.clone(), Private { version, transfer_to });
+        self.tell(apex, &soa, notify).await;
+    }
+
+    async fn tell(&self, apex: &Name, soa: &Record, notify: &[Recipient]) {
+        for Recipient { address, key } in notify {
+            let (to, key) = (*address, key.clone());
+            let notice = Outgoing { apex: apex.clone(), soa: soa.clone(), to, key };
+            self.notifier.send(notice).await;
+        }
+    }
+
+    fn private(&self, apex: &Name) -> Option<Private> {
+        self.private.get(apex).map(|private| private.clone())
     }
 
     /// All records of the version that is here.
@@ -432,16 +589,21 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             apex: zone.name.clone(),
             records,
             here: before.as_ref().map(|here| (here.zone.clone(), here.seal)),
-            limits: self.admission(),
+            limits: self.admission_for(held.purpose),
             now: standing.refreshed,
         });
         let admitted = admit(&candidate, zone.trust.clone(), &self.parent).await;
         let seal = Some(admitted.map_err(|error| error.to_string())?.seal);
         let all = self.clone();
         let work = move || {
+            let read = || all.members(&candidate.apex, &candidate.records);
+            let members = (held.purpose == Purpose::Catalog).then(read).transpose();
+            let members = members.map_err(anyhow::Error::msg)?;
+            // Nobody has steps of a catalog from here.
+            let before = before.filter(|_| held.purpose == Purpose::Serve);
             let version = Version::new(&candidate, standing, seal, before.as_deref())?;
             let soa = version.soa.clone();
-            all.keep(&held, &candidate, version)?;
+            all.keep(&held, &candidate, version, members)?;
             Ok::<_, anyhow::Error>(soa)
         };
         let kept = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
@@ -454,6 +616,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         held: &Held<C::Peer>,
         candidate: &Candidate,
         version: Version,
+        members: Option<Arc<Members>>,
     ) -> anyhow::Result<()> {
         let _disk = held.disk.lock().unwrap_or_else(PoisonError::into_inner);
         if held.state().gone {
@@ -462,7 +625,13 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         self.store.save(&candidate.apex, &candidate.records, version.standing)?;
         let mut state = held.state();
         state.error = None;
-        state.here = Some(Arc::new(version));
+        if state.here.replace(Arc::new(version)).is_none() && held.purpose == Purpose::Serve {
+            self.touched.add(&candidate.apex);
+        }
+        if members.is_some() {
+            state.members = members;
+            self.catalogs.notify_one();
+        }
         // Whoever removes it waits for the file, and takes it out of the catalog.
         if !state.gone {
             self.publish(held, &mut state, true);
@@ -523,11 +692,7 @@ impl<C: Connect, P: Parent> Keeper for Shelf<C, P> {
         let soa = self.0.take(held, records, standing).await.inspect_err(|error| {
             warn!(zone = %apex, error, "a new version is refused, the old one stays");
         })?;
-        for Recipient { address, key } in &zone.notify {
-            let (to, key) = (*address, key.clone());
-            let notice = Outgoing { apex: apex.clone(), soa: soa.clone(), to, key };
-            self.0.notifier.send(notice).await;
-        }
+        self.0.tell(apex, &soa, &zone.notify).await;
         Ok(())
     }
 
@@ -570,11 +735,17 @@ impl<C: Connect, P: Parent> Keeper for Shelf<C, P> {
 
 impl<C: Connect, P: Parent> Zones for Shelf<C, P> {
     fn find(&self, apex: &Name) -> Option<Arc<dyn Served>> {
+        if let Some(private) = self.0.private(apex) {
+            return Some(private.version);
+        }
         let version = self.0.held(apex)?.here()?;
         (unix_time::seconds() < version.standing.expires).then_some(version as Arc<dyn Served>)
     }
 
     fn transfer_rules(&self, apex: &Name) -> Arc<[Rule]> {
+        if let Some(private) = self.0.private(apex) {
+            return private.transfer_to;
+        }
         self.0.held(apex).map(|held| held.zone.load().transfer_to.clone()).unwrap_or_default()
     }
 
@@ -584,6 +755,10 @@ impl<C: Connect, P: Parent> Zones for Shelf<C, P> {
 
     fn notified(&self, apex: &Name, serial: Option<u32>) {
         self.0.notified(apex, serial);
+    }
+
+    fn private_soa(&self, apex: &Name) -> Option<Record> {
+        self.0.private(apex).map(|private| private.version.soa())
     }
 }
 

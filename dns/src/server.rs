@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+use crate::catalog_zone::read::Members;
 use crate::config::{self, Limits, RateLimit};
 use crate::cookie::{Cookies, Secret};
 use crate::desk::Desk;
@@ -146,6 +147,12 @@ impl<C: Connect, P: Parent> NameServer<C, P> {
         W: Fn(&Name) -> Option<Zone<C::Peer>> + Send + Sync + 'static,
     {
         self.zones.load(self.threads.get(), wanted).await
+    }
+
+    /// Reads what was kept of a catalog, before [`Self::load`]: what it names is wanted. `None` if nothing
+    /// was; it is then to be [added](Handle::add_catalog).
+    pub async fn load_catalog(&self, zone: Zone<C::Peer>) -> anyhow::Result<Option<Arc<Members>>> {
+        self.zones.load_catalog(zone).await
     }
 
     /// What the server is told and asked by. It can be used before the server runs.

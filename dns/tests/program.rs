@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod catalogs;
 mod servers;
 mod verifiers;
 
@@ -67,7 +68,7 @@ fn large(serial: u32) -> String {
     out
 }
 
-/// `sealpost-dns` with one zone.
+/// `sealpost-dns`.
 struct Ours {
     directory: TempDir,
     child: Option<Child>,
@@ -75,7 +76,22 @@ struct Ours {
 }
 
 impl Ours {
+    /// With one zone.
     fn new(program: Program, port: u16, primary: SocketAddr, notify: u16, trust: &str) -> Self {
+        Self::with(
+            program,
+            port,
+            &format!(
+                "[[zone]]\nname = \"{ZONE}\"\n\
+             primaries = [{{ address = \"{primary}\", key = \"{KEY}\" }}]\ntrust = {trust}\n\
+             transfer_to = [{{ key = \"{KEY}\" }}]\n\
+             notify = [{{ address = \"127.0.0.1:{notify}\", key = \"{KEY}\" }}]\n"
+            ),
+        )
+    }
+
+    /// With the key of `program`, and these lines.
+    fn with(program: Program, port: u16, zones: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().display().to_string();
         let secret = directory.path().join("secret");
@@ -85,11 +101,7 @@ impl Ours {
         let config = format!(
             "state = \"{at}\"\nlisten = [\"127.0.0.1:{port}\"]\nthreads = 1\n\
              admin.listen = \"127.0.0.1:0\"\n\
-             [[key]]\nname = \"{KEY}\"\nalgorithm = \"{algorithm}\"\nsecret_file = \"{at}/secret\"\n\
-             [[zone]]\nname = \"{ZONE}\"\n\
-             primaries = [{{ address = \"{primary}\", key = \"{KEY}\" }}]\ntrust = {trust}\n\
-             transfer_to = [{{ key = \"{KEY}\" }}]\n\
-             notify = [{{ address = \"127.0.0.1:{notify}\", key = \"{KEY}\" }}]\n"
+             [[key]]\nname = \"{KEY}\"\nalgorithm = \"{algorithm}\"\nsecret_file = \"{at}/secret\"\n{zones}"
         );
         fs::write(directory.path().join("dns.toml"), config).unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -346,6 +358,8 @@ fn a_bad_file_is_refused_with_its_line_and_the_cause() {
         (&format!("{zone}{zone}"), "already"),
         ("zoens = 1\n", "zoens"),
         ("[limits]\ntransfers_in = 0\n", "nonzero"),
+        (&zone.replace("[[zone]]", "[[catalog]]"), "has no key"),
+        (&format!("{zone}{}", zone.replace("[[zone]]", "[[catalog]]")), "already"),
     ] {
         let (code, error) = check(bad);
         assert_eq!(code, Some(78), "{bad}\n{error}");

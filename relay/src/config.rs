@@ -448,6 +448,12 @@ mod tests {
                 ":9:",
                 "a zone of this name already",
             ),
+            (
+                "[dns]\nlisten = [\"127.0.0.1:0\"]\ncatalog = \"catalog.example\"\n\
+                 transfer_to = [{ from = \"192.0.2.1\" }]\n",
+                ":7:",
+                "add { key",
+            ),
             ("[limits]\nsesions = 1\n", ":6:", "did you mean `sessions`?"),
             ("[limits]\nsessions = 0\n", ":5:", "leave the line out"),
             ("[limits]\npark = \"60s\"\n", ":5:", "at most 25s"),

@@ -169,6 +169,29 @@ pub fn newer(a: u32, b: u32) -> bool {
     ahead != 0 && ahead < 0x8000_0000
 }
 
+/// The zone whose SOA record a query asks for.
+pub fn asks_soa(query: &[u8]) -> Option<Name> {
+    let query = Message::from_slice(query).ok()?;
+    let header = query.header();
+    let question = query.sole_question().ok()?;
+    let asked = !header.qr() && header.opcode() == Opcode::QUERY;
+    let asked = asked && question.qtype() == Rtype::SOA && question.qclass() == Class::IN;
+    asked.then(|| question.qname().to_name())
+}
+
+/// The reply to it.
+pub fn soa_reply(query: &[u8], soa: &Record) -> Option<Vec<u8>> {
+    let query = Message::from_slice(query).ok()?;
+    let mut reply = begin_reply(query, Rcode::NOERROR);
+    reply.header_mut().set_aa(true);
+    reply.push(soa).ok()?;
+    let mut additional = reply.additional();
+    if query.opt().is_some() {
+        put_edns(&mut additional, None);
+    }
+    Some(additional.finish())
+}
+
 /// A reply without records: the query's header and question, and why there is nothing else. `None`
 /// when it is no query with a readable header.
 pub fn error_reply(query: &[u8], rcode: Rcode) -> Option<Vec<u8>> {

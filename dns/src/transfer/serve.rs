@@ -55,6 +55,11 @@ pub trait Zones: Send + Sync {
     fn primaries(&self, apex: &Name) -> Option<Arc<[Rule]>>;
     /// One who may said so. The serial is a hint.
     fn notified(&self, apex: &Name, serial: Option<u32>);
+    /// The SOA record of a zone that plain queries are not answered from: who may transfer it, and signs
+    /// its question, asks for that first.
+    fn private_soa(&self, _: &Name) -> Option<Record> {
+        None
+    }
 }
 
 /// How a query came.
@@ -156,11 +161,14 @@ impl<Z: Zones> Server<Z> {
                 Err(RequestError::Malformed) if is_transfer(body) => {
                     one(query::error_reply(body, Rcode::FORMERR))
                 }
-                Err(_) => {
-                    let mut out = Vec::new();
-                    plain(body, &mut out);
-                    if out.is_empty() { Reply::Nothing } else { Reply::One(out) }
-                }
+                Err(_) => match self.private_soa(body, client, signer.as_ref()) {
+                    Some(reply) => Reply::One(reply),
+                    None => {
+                        let mut out = Vec::new();
+                        plain(body, &mut out);
+                        if out.is_empty() { Reply::Nothing } else { Reply::One(out) }
+                    }
+                },
             }
         };
         match (reply, &mut signer) {
@@ -182,6 +190,19 @@ impl<Z: Zones> Server<Z> {
             self.zones.notified(&notice.apex, notice.serial);
         }
         one(notify::reply(body, decision))
+    }
+
+    fn private_soa(
+        &self,
+        body: &[u8],
+        client: IpAddr,
+        signer: Option<&ReplySigner>,
+    ) -> Option<Vec<u8>> {
+        let apex = query::asks_soa(body)?;
+        let soa = self.zones.private_soa(&apex)?;
+        let key = signer.map(ReplySigner::key_name);
+        let admitted = admitted(&self.zones.transfer_rules(&apex), client, key);
+        admitted.then(|| query::soa_reply(body, &soa)).flatten()
     }
 
     fn grant(

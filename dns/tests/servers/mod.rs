@@ -73,6 +73,23 @@ impl Program {
 
     /// Starts it. `None`, and a loud word, when it is not installed.
     pub(crate) fn start(self, role: &Role) -> Option<Running> {
+        let text = match role {
+            Role::Primary { text, .. } => text,
+            Role::Secondary { .. } => "",
+        };
+        self.run(text, |at, port| match self {
+            Self::Nsd => nsd(at, port, role),
+            Self::Knot => knot(at, port, role),
+            Self::Named => named(at, port, role),
+        })
+    }
+
+    /// The same with a configuration for its directory and port, and a file `zone` if there is a text.
+    pub(crate) fn run(
+        self,
+        text: &str,
+        config: impl FnOnce(&str, u16) -> String,
+    ) -> Option<Running> {
         let program = match self.find() {
             Ok(program) => program,
             Err(error) => {
@@ -83,16 +100,11 @@ impl Program {
         let directory = tempfile::tempdir().expect("a directory");
         let port = free_port();
         let at = directory.path().to_str().expect("a path in UTF-8");
-        if let Role::Primary { text, .. } = role {
+        if !text.is_empty() {
             fs::write(directory.path().join("zone"), text).expect("the zone file");
         }
-        let config = match self {
-            Self::Nsd => nsd(at, port, role),
-            Self::Knot => knot(at, port, role),
-            Self::Named => named(at, port, role),
-        };
         let file = directory.path().join("config");
-        fs::write(&file, config).expect("the configuration");
+        fs::write(&file, config(at, port)).expect("the configuration");
         let log = fs::File::create(directory.path().join("output")).expect("a log");
         let foreground: &[&str] = match self {
             Self::Nsd => &["-d"],
@@ -117,7 +129,12 @@ impl Program {
 impl Running {
     /// Gives a primary another version of the zone.
     pub(crate) fn reload(&self, text: &str) {
-        fs::write(self.directory.path().join("zone"), text).expect("the zone file");
+        self.reload_with("zone", text);
+    }
+
+    /// Has it read its files again, one of which has this content now.
+    pub(crate) fn reload_with(&self, file: &str, text: &str) {
+        fs::write(self.directory.path().join(file), text).expect("the file");
         let pid = self.child.id().to_string();
         let done = Command::new("kill").args(["-HUP", &pid]).status().expect("kill runs");
         assert!(done.success(), "{:?} is not there any more:\n{}", self.program, self.log());

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::Registry as Counted;
+use sealpost_dns::catalog_zone::producer::Catalog;
 use sealpost_dns::handle::{FetchError, Handle};
 use sealpost_dns::record::Name;
 use sealpost_dns::secondaries::Zone;
@@ -57,6 +58,7 @@ pub struct Zones {
     prover: Arc<Prover>,
     policy: Arc<Policy>,
     names: Vec<MxName>,
+    catalog: Option<Catalog>,
     addresses: Vec<SocketAddr>,
     turns: [Mutex<()>; TURNS],
     fetched: Buckets,
@@ -77,6 +79,7 @@ impl Zones {
         prover: Arc<Prover>,
         counted: &Counted,
     ) -> anyhow::Result<(Arc<Self>, Bound)> {
+        let catalog = settings.catalog();
         let (server, policy, names) = settings.split(state);
         let (tunnels, parents) = (Tunnels(boxes.clone()), Parents(prover.clone()));
         let server = NameServer::bind(server, tunnels, parents, counted).await?;
@@ -87,6 +90,7 @@ impl Zones {
             prover,
             policy: Arc::new(policy),
             names,
+            catalog,
             addresses: server.local_addrs().to_vec(),
             turns: [const { Mutex::const_new(()) }; TURNS],
             fetched: Buckets::new(Instant::now()),
@@ -122,18 +126,26 @@ impl Zones {
             }
         };
         let began = Instant::now();
+        // Whoever has the catalog forgets what it does not name.
+        let mut catalog = self.catalog.clone();
         match server.load(wanted).await {
             Ok(zones) => {
                 let duration_ms = began.elapsed().as_millis();
                 info!(zones, duration_ms, "zones that were kept are served");
             }
-            Err(error) => error!(%error, "the kept zones cannot be read; boxes bring them again"),
+            Err(error) => {
+                error!(%error, "the kept zones cannot be read: boxes bring them again, and no catalog is made");
+                catalog = None;
+            }
         }
         let gone = std::mem::take(&mut *gone.lock().unwrap_or_else(PoisonError::into_inner));
         self.loaded.send_replace(true);
         let forget = async {
             for apex in gone {
                 self.settle_apex(&apex).await;
+            }
+            if let Some(catalog) = catalog {
+                self.server.produce(catalog).await;
             }
             // It is `run` that ends.
             std::future::pending::<()>().await;

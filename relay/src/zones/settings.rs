@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sealpost_daemon::config::{ConfigError, Source};
+use sealpost_dns::catalog_zone::producer::{Catalog, Unfit};
 use sealpost_dns::config::{self, keys, recipients, rules};
 use sealpost_dns::config::{Cookies, Key, Peer, RateLimit, Tls, Who, ZoneName};
 use sealpost_dns::record::Name;
@@ -46,6 +47,8 @@ pub struct Table {
     transfer_to: Vec<Spanned<Who>>,
     #[serde(default)]
     notify: Vec<Spanned<Peer>>,
+    #[serde(default)]
+    catalog: Option<Spanned<ZoneName>>,
     #[serde(default, rename = "key")]
     keys: Vec<Spanned<Key>>,
     #[serde(default, rename = "zone")]
@@ -82,7 +85,14 @@ impl From<Limits> for config::Limits {
     fn from(limits: Limits) -> Self {
         let Limits { zone_records, zone_octets, transfers_in, transfers_out } = limits;
         let transfers_in_of_primary = OF_ONE_BOX;
-        Self { zone_records, zone_octets, transfers_in, transfers_in_of_primary, transfers_out }
+        Self {
+            zone_records,
+            zone_octets,
+            transfers_in,
+            transfers_in_of_primary,
+            transfers_out,
+            ..Self::default()
+        }
     }
 }
 
@@ -109,6 +119,7 @@ pub struct Settings {
     limits: Limits,
     keys: Vec<Arc<TsigKey>>,
     policy: Policy,
+    catalog: Option<Catalog>,
 }
 
 /// Who may have zones from here, and who hears of their changes.
@@ -155,6 +166,16 @@ impl Settings {
             transfer_to: rules(source, table.transfer_to, &keys)?.into(),
             notify: recipients(source, table.notify, &keys)?,
         };
+        let made = |catalog: Spanned<ZoneName>| {
+            let (span, name) = (catalog.span(), catalog.into_inner());
+            let made = Catalog::new(name.name().clone(), &all.transfer_to, all.notify.clone());
+            let help = match &made {
+                Err(Unfit::NoKey) => Some("add { key = \"…\" } to [dns] transfer_to"),
+                _ => None,
+            };
+            made.map_err(|error| source.error(Some(span), &error.to_string(), help))
+        };
+        let catalog = table.catalog.map(made).transpose()?;
         let mut single = HashMap::new();
         for entry in table.zones {
             let (span, zone) = (entry.span(), entry.into_inner());
@@ -180,13 +201,20 @@ impl Settings {
             limits: table.limits,
             keys,
             policy: Policy { all, single },
+            catalog,
         })
+    }
+
+    /// The catalog of all zones.
+    pub(super) fn catalog(&self) -> Option<Catalog> {
+        self.catalog.clone()
     }
 
     /// For the name server, which keeps its zones in `state`; for each zone; and the names for NS
     /// records.
     pub(super) fn split(self, state: &Path) -> (server::Settings, Policy, Vec<MxName>) {
-        let Self { listen, threads, tls, cookies, rate_limit, limits, keys, policy, names } = self;
+        let Self { listen, threads, tls, cookies, rate_limit, limits, keys, policy, names, .. } =
+            self;
         let (state, limits, keys) = (state.to_owned(), limits.into(), keys.into_iter().collect());
         let server =
             server::Settings { state, listen, threads, tls, cookies, rate_limit, limits, keys };

@@ -137,6 +137,8 @@ fn a_zone_is_served_as_its_box_signed_it_and_only_while_the_domain_is_the_boxs()
             let status = relay_does(&world.network.relay, "status")?;
             ensure!(status.contains("203.0.113.1:53"), "{status}");
 
+            world.expect_in_catalog(&["a.example", "b.example", "txt.example"])?;
+
             // A relay that comes back serves what it had, whoever is away.
             bob.disconnect();
             alice.disconnect();
@@ -144,6 +146,7 @@ fn a_zone_is_served_as_its_box_signed_it_and_only_while_the_domain_is_the_boxs()
             for (apex, serial) in [("a.example", 5), ("b.example", 1), ("txt.example", 7)] {
                 world.expect(apex, &format!("master.world. {serial} "))?;
             }
+            world.expect_in_catalog(&["a.example", "b.example", "txt.example"])?;
             alice.connect()?;
             alice.has(&zone(
                 &world.network.internet,
@@ -160,6 +163,7 @@ fn a_zone_is_served_as_its_box_signed_it_and_only_while_the_domain_is_the_boxs()
             world.expect("a.example", GONE)?;
             wait_until("its file to go", Duration::from_secs(5), || Ok(!world.keeps("a.example")))?;
             ensure!(alice.notify("a.example")? == FOREIGN, "it was hers");
+            world.expect_in_catalog(&["b.example", "txt.example"])?;
             ensure!(world.is("txt.example", "master.world. 7 ")?, "she has it still");
             ensure!(world.is("b.example", "master.world. 1 ")?, "bob has it still");
             relay_does(&world.network.relay, "revoke bob --yes")?;

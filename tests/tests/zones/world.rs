@@ -30,6 +30,11 @@ use crate::zone_box::ZoneBox;
 /// Asks on behalf of the relay.
 const RESOLVER: &str = "198.51.100.51";
 const ROOT: Zone<'_> = Zone { origin: ".", file: "root" };
+/// The catalog of the relay's zones.
+const CATALOG: &str = "catalog.relay.example.net";
+/// The key of those that may have all zones.
+const SECRET_FILE: &str = "/etc/fleet.key";
+const SECRET: &str = "c29tZSBzZWNyZXQgb2YgMzIgb2N0ZXRzIGZvciB0ZXN0cw==";
 /// Signs `/etc/zones/FILE` with KEYS, which are made when they are not there; prints the zone.
 const SIGN: &str = r#"
     cd /etc/zones
@@ -87,8 +92,12 @@ pub(crate) fn world(
         let resolver = |file: String| file.replace(NAME_SERVER, RESOLVER);
         let dns = format!(
             "[dns]\nlisten = [\"{RELAY_SHARED_V4}:53\"]\nthreads = 1\n\
-             transfer_to = [{{ from = \"{SENDER_V4}/32\" }}]\n"
+             transfer_to = [{{ from = \"{SENDER_V4}/32\" }}, {{ key = \"fleet\" }}]\n\
+             catalog = \"{CATALOG}\"\n\
+             [[dns.key]]\nname = \"fleet\"\nsecret_file = \"{SECRET_FILE}\"\n"
         );
+        network.relay.write(SECRET_FILE, SECRET)?;
+        network.relay.run(&format!("chmod 600 {SECRET_FILE}"))?;
         network.relay.write(RELAY_FILE, &(resolver(file) + &dns))?;
         let relay = sealpost::start_relay(&network.relay)?;
         let key = sealpost::relay_says(&network.relay, "key")?;
@@ -157,6 +166,22 @@ impl World<'_> {
         wait_until(&format!("{apex} to be {wanted}"), Duration::from_secs(20), || {
             self.is(apex, wanted)
         })
+    }
+
+    /// Waits until the catalog names these zones and no others, for who has the key.
+    pub(crate) fn expect_in_catalog(&self, zones: &[&str]) -> Result<()> {
+        let key = format!("fleet:{SECRET}:hmac-sha256");
+        let ask = format!("drill -t -y {key} @{RELAY_SHARED_V4} {CATALOG} AXFR || true");
+        wait_until(&format!("the catalog to name {zones:?}"), Duration::from_secs(20), || {
+            let catalog = self.network.internet.run(&ask)?;
+            let named = |zone: &&str| catalog.contains(&format!("\tPTR\t{zone}."));
+            Ok(catalog.matches("\tPTR\t").count() == zones.len() && zones.iter().all(named))
+        })?;
+        // Not for who has the address alone, and not for those who ask.
+        let bare = self.drill(&format!("-t {CATALOG} AXFR"))?;
+        ensure!(!bare.contains("PTR"), "{bare}");
+        ensure!(self.is(CATALOG, "REFUSED")?, "nobody is to ask for it");
+        Ok(())
     }
 
     /// Whether it has.
