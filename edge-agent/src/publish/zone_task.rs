@@ -46,6 +46,11 @@ const RETRY: Duration = Duration::from_secs(10 * 60);
 /// How long an update waits for the relays before it is answered: those who send one wait for 10 s,
 /// and ask a certificate authority then.
 const ACKNOWLEDGED: Duration = Duration::from_secs(8);
+/// How often the date is looked at. Timers do not run while a machine sleeps, and know nothing of a
+/// clock that was set; signatures and the waits for keys go by the date.
+const GLANCE: Duration = Duration::from_secs(10);
+/// By how much the date has to be ahead of the timers to be believed to have jumped, in seconds.
+const JUMP: u64 = 30;
 /// Updates that wait.
 const MAX_WAITING: usize = 64;
 /// By how much a serial that a relay serves may be ahead to be believed: farther than dates in
@@ -120,6 +125,8 @@ pub(super) struct ZoneTask {
     looked_for: Vec<MxName>,
     due: Instant,
     look_due: Instant,
+    /// The last look at the date.
+    glanced: (Instant, u64),
     failures: u32,
     waiting: Vec<Waiting>,
 }
@@ -158,6 +165,7 @@ impl ZoneTask {
             looked_for: Vec::new(),
             due: Instant::now() + AT_START,
             look_due: Instant::now(),
+            glanced: (Instant::now(), now()),
             failures: 0,
             waiting: Vec::new(),
         }
@@ -176,6 +184,7 @@ impl ZoneTask {
         self.hear();
         self.due = Instant::now() + AT_START;
         while !stop.is_cancelled() {
+            self.glance();
             self.begin();
             self.relays.pursue(&self.shared.uplinks.load(), &self.apex, self.soa().as_ref());
             self.answer_waiting();
@@ -291,13 +300,23 @@ impl ZoneTask {
         self.due = self.due.min(Instant::now() + wait);
     }
 
+    /// What was due while the machine slept is done now.
+    fn glance(&mut self) {
+        let (at, date) = std::mem::replace(&mut self.glanced, (Instant::now(), now()));
+        let ahead = self.glanced.1.saturating_sub(date).saturating_sub(at.elapsed().as_secs());
+        if ahead >= JUMP {
+            info!(zone = %self.zone.name, seconds = ahead, "the date jumped: all that may be due is looked at");
+            (self.due, self.look_due) = (Instant::now(), Instant::now());
+        }
+    }
+
     fn next(&self) -> Instant {
         let waiting = self.waiting.iter().map(|waiting| waiting.until);
         let due = Some(self.due).filter(|_| !self.busy);
         let look = Some(self.look_due).filter(|_| !self.looking);
         let relays = self.relays.next().map(Instant::from_std);
-        let next = waiting.chain(due).chain(look).chain(relays).min();
-        next.unwrap_or_else(|| Instant::now() + RETRY)
+        let glance = self.glanced.0 + GLANCE;
+        waiting.chain(due).chain(look).chain(relays).fold(glance, Instant::min)
     }
 
     /// Begins what is due.
