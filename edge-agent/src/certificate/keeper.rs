@@ -35,8 +35,9 @@ use crate::zone::plan::Challenge;
 const FOLDER: &str = "acme";
 /// A file there by which a command asks for a new certificate. Who can write there owns the box.
 const RENEW: &str = "renew";
-/// How often that file and the clock are looked at.
-const GLANCE: Duration = Duration::from_secs(60);
+/// How often that file and the date are looked at. Timers do not run while a machine sleeps, and the
+/// waits for keys go by the date.
+const GLANCE: Duration = Duration::from_secs(10);
 /// As long as no name is known: at the start tunnels come up one after the other.
 const FIRST_GLANCE: Duration = Duration::from_secs(2);
 /// Whatever comes, the loop turns no faster.
@@ -46,6 +47,8 @@ const RELOAD_AGAIN: u64 = 3600;
 /// How often an attempt goes on at once where only a nonce was stale, and after which pause.
 const MAX_STALE: usize = 5;
 const STALE: Duration = Duration::from_secs(1);
+/// How long resolvers' memory of the zone without a challenge is waited out at most, in seconds.
+const MOST_KEPT: u32 = 3600;
 /// The most names for which the mail server is asked what it shows.
 const MAX_LOOKS: usize = 16;
 /// The most replaced keys whose records are kept.
@@ -119,6 +122,7 @@ impl Keeper {
             https,
             report,
             renew: renew.clone(),
+            waited_for: Vec::new(),
             waiting: None,
             stumbled: None,
             keeper: self,
@@ -139,6 +143,8 @@ struct Work {
     accounts: Accounts,
     report: watch::Sender<Report>,
     renew: Arc<Notify>,
+    /// Challenges that all resolvers see by now.
+    waited_for: Vec<order::Wanted>,
     /// What is waited for, for people.
     waiting: Option<String>,
     /// A step other than an order failed: why, and how many times in a row.
@@ -384,6 +390,7 @@ impl Work {
             sleep(STALE).await;
             attempt = Box::pin(self.attempt(wanted)).await;
         }
+        self.waited_for.clear();
         for domain in &self.keeper.zones {
             self.keeper.wishes.set_challenges(domain, Vec::new());
         }
@@ -485,7 +492,9 @@ impl Work {
         })
     }
 
-    /// Puts challenges into the zones, and waits until every name server shows them.
+    /// Puts challenges into the zones, and waits until every name server shows them, and no resolver
+    /// can still say that they are not there. It may have learned that without having been asked for
+    /// one: from whatever else it knows to be absent beside it (RFC 8198).
     async fn show(&mut self, challenges: &[order::Wanted]) -> Result<(), Failure> {
         let mut zones: BTreeMap<DomainName, (Vec<Challenge>, Vec<Expected>)> = BTreeMap::new();
         for (name, digest) in challenges {
@@ -499,8 +508,14 @@ impl Work {
                 what: What::Text(digest.clone()),
             });
         }
-        for (domain, (challenges, _)) in &zones {
+        let mut kept = 0;
+        for (domain, (challenges, expected)) in &zones {
+            // Before they are there: how long the answer without them is remembered.
+            kept = kept.max(self.keeper.name_servers.ask(domain, expected).await.ttl);
             self.keeper.wishes.set_challenges(domain, challenges.clone());
+        }
+        if kept == 0 {
+            kept = content::SHORT_TTL.as_secs();
         }
         let limit = self.keeper.settings.challenge_timeout;
         let deadline = Instant::now() + limit;
@@ -513,15 +528,15 @@ impl Work {
                 lacking.extend(error.map(|error| format!("{domain}: {error}")));
             }
             if lacking.is_empty() {
+                // An attempt that goes on has waited already.
+                if !challenges.iter().all(|it| self.waited_for.contains(it)) {
+                    self.until_forgotten(kept.min(MOST_KEPT)).await;
+                    self.waited_for = challenges.to_vec();
+                }
                 return Ok(());
             }
             let lacking = lacking.join("; ");
-            let waiting = format!("the CA is not told of the challenge yet: {lacking}");
-            self.report.send_if_modified(|report| {
-                let news = report.waiting.as_ref() != Some(&waiting);
-                report.waiting = Some(waiting);
-                news
-            });
+            self.tell_waiting(format!("the CA is not told of the challenge yet: {lacking}"));
             if Instant::now() >= deadline {
                 return Err(Failure::other(format!(
                     "not every name server served the challenge within {} s, so the CA was not told: \
@@ -534,6 +549,28 @@ impl Work {
             sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
             tries += 1;
         }
+    }
+
+    /// Waits until resolvers have forgotten what they knew for `kept` seconds at most. Time that the
+    /// machine slept counts, and a clock that is set back makes it no longer.
+    async fn until_forgotten(&self, kept: u32) {
+        self.tell_waiting(format!(
+            "the CA is not told of the challenge yet: resolvers may know the zone without it for \
+             {kept} s"
+        ));
+        let (began, until) = (Instant::now(), now() + u64::from(kept));
+        let most = Duration::from_secs(kept.into());
+        while now() < until && began.elapsed() < most {
+            sleep(most.saturating_sub(began.elapsed()).min(GLANCE)).await;
+        }
+    }
+
+    fn tell_waiting(&self, waiting: String) {
+        self.report.send_if_modified(|report| {
+            let news = report.waiting.as_ref() != Some(&waiting);
+            report.waiting = Some(waiting);
+            news
+        });
     }
 
     /// Gives the next pair to the mail server, if it is still at every name server.
