@@ -141,6 +141,7 @@ impl<C: Connect, P: Parent> Handle<C, P> {
             apex: apex.clone(),
             records: self.zones.records(apex)?,
             here: None,
+            after: None,
             limits: admission::Limits { remaining_lifetime: Some(0), ..self.zones.admission() },
             now: unix_time::seconds(),
         });
@@ -173,6 +174,7 @@ impl<C: Connect, P: Parent> Handle<C, P> {
             apex: apex.clone(),
             records,
             here: None,
+            after: None,
             limits: self.zones.admission(),
             now: unix_time::seconds(),
         });

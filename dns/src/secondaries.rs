@@ -585,10 +585,13 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
     ) -> Result<Record, String> {
         let zone = held.zone.load_full();
         let before = held.here();
+        // What expired may be begun anew.
+        let valid = before.as_ref().filter(|here| standing.refreshed < here.standing.expires);
         let candidate = Arc::new(Candidate {
             apex: zone.name.clone(),
             records,
             here: before.as_ref().map(|here| (here.zone.clone(), here.seal)),
+            after: valid.map(|here| here.serial()),
             limits: self.admission_for(held.purpose),
             now: standing.refreshed,
         });
@@ -727,7 +730,10 @@ impl<C: Connect, P: Parent> Keeper for Shelf<C, P> {
     fn expire(&self, apex: &Name) {
         let Some(held) = self.0.held(apex) else { return };
         let mut state = held.state();
-        if !state.gone {
+        let now = unix_time::seconds();
+        // A version that came just now may not have been heard of where times are kept.
+        let valid = state.here.as_ref().is_some_and(|here| now < here.standing.expires);
+        if !state.gone && !valid {
             self.0.publish(&held, &mut state, false);
         }
     }

@@ -89,6 +89,8 @@ pub(crate) struct Candidate {
     pub(crate) records: Vec<Record>,
     /// The version that is here.
     pub(crate) here: Option<(Arc<Zone>, Option<Seal>)>,
+    /// The serial that it has to go beyond.
+    pub(crate) after: Option<u32>,
     pub(crate) limits: Limits,
     /// In Unix seconds.
     pub(crate) now: u64,
@@ -98,7 +100,7 @@ impl Candidate {
     fn by(&self, trust: admission::Trust) -> Result<Admitted, NotAdmitted> {
         let expect = Expect {
             trust,
-            previous_serial: self.here.as_ref().map(|(zone, _)| zone.serial()),
+            previous_serial: self.after,
             seal: self.here.as_ref().and_then(|(_, seal)| *seal),
             limits: self.limits.clone(),
         };
@@ -212,7 +214,8 @@ mod tests {
             (Arc::new(Zone::compile(&apex, &parse(&before)).unwrap()), None)
         });
         let (records, limits) = (parse(text), Limits::default());
-        Arc::new(Candidate { apex, records, here, limits, now: NOW })
+        let after = here.as_ref().map(|(zone, _): &(Arc<Zone>, _)| zone.serial());
+        Arc::new(Candidate { apex, records, here, after, limits, now: NOW })
     }
 
     /// A parent that counts who asks.

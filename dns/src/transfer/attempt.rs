@@ -131,7 +131,7 @@ enum Failure {
     ConnectLate(Duration),
     #[error(transparent)]
     Pull(#[from] PullError),
-    #[error("its serial {theirs} is behind {ours}, which is served here")]
+    #[error("its serial {theirs} is behind {ours}, which is served here; it has to go beyond that")]
     Behind { theirs: u32, ours: u32 },
     #[error("its differences do not fit: {0}")]
     Apply(#[from] ApplyError),
@@ -180,15 +180,20 @@ struct One<'a, K, C: Connect> {
 
 impl<K: Keeper, C: Connect> One<'_, K, C> {
     async fn run(&self, mut timers: Timers) -> Result<Outcome, Failure> {
-        let have = self.keeper.soa(&self.ask.apex);
-        if let Some(have) = &have {
+        let mut have = self.keeper.soa(&self.ask.apex);
+        if let Some(soa) = &have {
             let version = version(&mut self.stream().await?, &self.ask).await?;
-            let (theirs, ours) = (serial_of(&version.soa), serial_of(have));
+            let (theirs, ours) = (serial_of(&version.soa), serial_of(soa));
             if theirs == ours {
-                return Ok(self.confirm(timers, version.expire).await);
+                return self.confirm(timers, soa, version.expire).await;
             }
             if !newer(theirs, ours) {
-                return Err(Failure::Behind { theirs, ours });
+                if !timers.expired(unix_time::seconds()) {
+                    return Err(Failure::Behind { theirs, ours });
+                }
+                // Nobody is served what expired, so the zone may begin anew: as its primary lost
+                // its serial, or is another one by now.
+                have = None;
             }
         }
         match self.incremental(have.as_ref()).await {
@@ -244,10 +249,16 @@ impl<K: Keeper, C: Connect> One<'_, K, C> {
         Ok(Outcome::Transferred(timers.clone()))
     }
 
-    async fn confirm(&self, mut timers: Timers, expire: Option<u32>) -> Outcome {
-        let standing = timers.confirmed(expire, unix_time::seconds());
+    async fn confirm(
+        &self,
+        mut timers: Timers,
+        have: &Record,
+        expire: Option<u32>,
+    ) -> Result<Outcome, Failure> {
+        let soa = soa_of(have).ok_or(Failure::NoSoa)?;
+        let standing = timers.confirmed(soa, expire, unix_time::seconds());
         self.keeper.confirm(&self.ask.apex, standing).await;
-        Outcome::Confirmed(timers)
+        Ok(Outcome::Confirmed(timers))
     }
 
     async fn stream(&self) -> Result<C::Stream, Failure> {

@@ -215,11 +215,19 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
         let bounds = self.settings.bounds;
         let apex = secondary.apex.clone();
         if let Some(zone) = self.zones.get_mut(&apex) {
+            let others = zone.secondary.primaries != secondary.primaries;
             zone.secondary = Arc::new(secondary);
             match zone.stage {
                 Stage::Queued => self.schedule(&apex, now),
                 Stage::Ready => {}
-                Stage::Running => zone.again = true,
+                Stage::Running => {
+                    zone.again = true;
+                    // Who is no primary any more shall not bring a version either, however long
+                    // its transfer has been under way.
+                    if let Some(abort) = zone.abort.as_ref().filter(|_| others) {
+                        abort.abort();
+                    }
+                }
             }
             return;
         }
@@ -258,12 +266,18 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
         self.compact();
     }
 
-    /// Void entries go when they are the greater part, so that notices cannot make the queue grow.
+    /// Void entries go when they are the greater part, so that notices cannot make the queue grow,
+    /// nor can a primary with an expire that is shorter each time, or zones that come and go.
     fn compact(&mut self) {
-        if self.queue.len() > 1024 + 4 * self.zones.len() {
-            let zones = &self.zones;
+        let (zones, most) = (&self.zones, 1024 + 4 * self.zones.len());
+        if self.queue.len() > most {
             self.queue.retain(|Reverse((_, generation, apex))| {
                 zones.get(apex).is_some_and(|zone| zone.generation == *generation)
+            });
+        }
+        if self.expiries.len() > most {
+            self.expiries.retain(|Reverse((time, apex))| {
+                zones.get(apex).is_some_and(|zone| zone.watched == Some(*time))
             });
         }
     }
@@ -276,6 +290,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
         if zone.watched.is_none_or(|watched| expires < watched) {
             zone.watched = Some(expires);
             self.expiries.push(Reverse((expires, apex.clone())));
+            self.compact();
         }
     }
 
@@ -644,6 +659,57 @@ mod tests {
         }
         assert_eq!(primary.0.connections.load(Ordering::SeqCst), 1, "SOA alone");
         assert!(shelf.events.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_zone_that_expired_may_begin_anew() {
+        let shelf = Arc::new(Shelf::default());
+        shelf.zones.lock().unwrap().insert("example.org".into(), zone(5, 1));
+        let primary = Fake::default();
+        *primary.0.zone.lock().unwrap() = zone(4, 3);
+        let handle = start(&shelf, &primary);
+        let standing = Standing { refreshed: 0, expires: unix_time::seconds() };
+        handle.add(secondary("example.org"), Some((soa(5), standing))).await;
+        shelf.wait_for("expired example.org").await;
+        shelf.wait_for("example.org 4 8").await;
+        assert_eq!(primary.0.connections.load(Ordering::SeqCst), 2, "SOA, AXFR");
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_of_a_former_primary_is_given_up() {
+        let shelf = Arc::new(Shelf::default());
+        let primary = Fake(Arc::new(Inner { silent: true, ..Inner::default() }));
+        let handle = start(&shelf, &primary);
+        handle.add(secondary("example.org"), None).await;
+        let open = async |number| {
+            let reached = async {
+                while primary.0.open.load(Ordering::SeqCst) != number {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap();
+        };
+        open(1).await;
+        let peer = "[::1]:54".parse().unwrap();
+        let primaries = vec![Primary { peer, key: None }];
+        handle.add(Secondary { primaries, ..secondary("example.org") }, None).await;
+        open(0).await;
+    }
+
+    #[test]
+    fn times_of_expiry_do_not_heap_up() {
+        let (shelf, primary) = (Arc::new(Shelf::default()), Fake::default());
+        let (_handle, mut task) = Refresher::new(shelf, primary, Settings::default());
+        let far = unix_time::seconds() + 1_000_000;
+        for earlier in 0..10_000 {
+            let standing = Standing { refreshed: 0, expires: far - earlier };
+            let apex = name("example.org");
+            task.zones.remove(&apex);
+            task.add(secondary("example.org"), Some((soa(5), standing)), unix_time::millis());
+        }
+        assert!(task.expiries.len() < 2_000, "{}", task.expiries.len());
+        task.expire(far);
+        assert!(task.zones[&name("example.org")].expired);
     }
 
     #[tokio::test]

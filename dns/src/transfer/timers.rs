@@ -68,10 +68,11 @@ impl Timers {
         self.standing
     }
 
-    /// The primary has the version that is here. With EDNS EXPIRE the later of both ends counts, as
-    /// a secondary that asks another secondary must not start the time anew (RFC 7314 section 4).
-    pub fn confirmed(&mut self, option: Option<u32>, now: u64) -> Standing {
-        let expire = self.soa.map_or(0, |(_, _, expire)| expire);
+    /// The primary has the version that is here, which has this SOA record. With EDNS EXPIRE the
+    /// later of both ends counts, as a secondary that asks another secondary must not start the time
+    /// anew (RFC 7314 section 4).
+    pub fn confirmed(&mut self, soa: &Soa<Name>, option: Option<u32>, now: u64) -> Standing {
+        let (_, _, expire) = *self.soa.insert(self.bounds.of(soa));
         let left = option.map_or(expire, |option| option.min(expire));
         let end = now.saturating_add(left.into());
         self.failures = 0;
@@ -166,7 +167,7 @@ mod tests {
         }
         assert_eq!(timers.next(NOW, 0.0), NOW + 14_400, "never rarer than refresh");
         assert!(!timers.expired(NOW + EXPIRE - 1) && timers.expired(NOW + EXPIRE));
-        timers.confirmed(None, NOW + 5);
+        timers.confirmed(&soa(), None, NOW + 5);
         assert!(!timers.expired(NOW + EXPIRE));
     }
 
@@ -174,10 +175,14 @@ mod tests {
     fn expire_of_the_server_is_honoured_and_never_grants_more_than_the_zone() {
         let mut timers = Timers::fresh(Bounds::default());
         assert_eq!(timers.transferred(&soa(), Some(100), NOW).expires, NOW + 100);
-        assert_eq!(timers.confirmed(Some(50), NOW + 10).expires, NOW + 100, "the later one");
-        assert_eq!(timers.confirmed(Some(200), NOW + 10).expires, NOW + 210);
+        assert_eq!(
+            timers.confirmed(&soa(), Some(50), NOW + 10).expires,
+            NOW + 100,
+            "the later one"
+        );
+        assert_eq!(timers.confirmed(&soa(), Some(200), NOW + 10).expires, NOW + 210);
         assert_eq!(timers.transferred(&soa(), Some(u32::MAX), NOW).expires, NOW + EXPIRE);
-        assert_eq!(timers.confirmed(Some(u32::MAX), NOW).expires, NOW + EXPIRE);
+        assert_eq!(timers.confirmed(&soa(), Some(u32::MAX), NOW).expires, NOW + EXPIRE);
     }
 
     #[test]
