@@ -144,6 +144,7 @@ impl<C: Connect, P: Parent> Handle<C, P> {
             after: None,
             limits: admission::Limits { remaining_lifetime: Some(0), ..self.zones.admission() },
             now: unix_time::seconds(),
+            turns: self.zones.admissions.clone(),
         });
         admit(&candidate, Trust::Ds(ds), &self.zones.parent).await.ok()?;
         Some(Arc::try_unwrap(candidate).map_or_else(|it| it.records.clone(), |it| it.records))
@@ -177,6 +178,7 @@ impl<C: Connect, P: Parent> Handle<C, P> {
             after: None,
             limits: self.zones.admission(),
             now: unix_time::seconds(),
+            turns: self.zones.admissions.clone(),
         });
         admit(&candidate, Trust::Ds(ds), &self.zones.parent).await?;
         Ok(Arc::try_unwrap(candidate).map_or_else(|it| it.records.clone(), |it| it.records))

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 use dashmap::{DashMap, Entry as Place};
 use domain::rdata::ZoneRecordData;
-use tokio::sync::{Mutex as Turn, Notify};
+use tokio::sync::{Mutex as Turn, Notify, Semaphore};
 use tracing::warn;
 
 use crate::admission::{self, Seal};
@@ -33,7 +33,7 @@ use crate::transfer::query;
 use crate::transfer::refresh;
 use crate::transfer::serve::{Served, Zones};
 use crate::transfer::timers::Standing;
-use crate::trust::{Candidate, Parent, Trust, admit};
+use crate::trust::{self, Candidate, Parent, Trust, admit};
 use crate::unix_time;
 use crate::zone::Zone as Compiled;
 
@@ -107,6 +107,7 @@ pub(crate) struct Secondaries<C: Connect, P> {
     zones: DashMap<Name, Arc<Held<C::Peer>>>,
     served: AtomicUsize,
     turns: [Turn<()>; TURNS],
+    pub(crate) admissions: Arc<Semaphore>,
     notifier: notifier::Handle,
     refresher: OnceLock<refresh::Handle<C::Peer>>,
     /// A catalog has other members.
@@ -228,6 +229,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             zones: DashMap::new(),
             served: AtomicUsize::new(0),
             turns: std::array::from_fn(|_| Turn::default()),
+            admissions: trust::turns(),
             notifier,
             refresher: OnceLock::new(),
             catalogs: Notify::new(),
@@ -594,6 +596,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             after: valid.map(|here| here.serial()),
             limits: self.admission_for(held.purpose),
             now: standing.refreshed,
+            turns: self.admissions.clone(),
         });
         let admitted = admit(&candidate, zone.trust.clone(), &self.parent).await;
         let seal = Some(admitted.map_err(|error| error.to_string())?.seal);

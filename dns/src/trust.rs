@@ -4,11 +4,13 @@
 //! while its parent cannot be reached.
 
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use domain::rdata::{Dnskey, Ds, ZoneRecordData};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::admission::{self, Admitted, Expect, Limits, Refused, Seal};
@@ -94,6 +96,8 @@ pub(crate) struct Candidate {
     pub(crate) limits: Limits,
     /// In Unix seconds.
     pub(crate) now: u64,
+    /// Those whose signatures are checked now.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl Candidate {
@@ -166,7 +170,19 @@ async fn by(
     admit: impl FnOnce(&Candidate) -> Result<Admitted, NotAdmitted> + Send + 'static,
 ) -> Result<Admitted, NotAdmitted> {
     let candidate = candidate.clone();
-    spawn_blocking(move || admit(&candidate)).await?
+    let turn = candidate.turns.clone().acquire_owned().await;
+    let work = move || {
+        // Kept to the end of the work, for which nobody may wait any more. It is never closed.
+        let _turn = turn;
+        admit(&candidate)
+    };
+    spawn_blocking(work).await?
+}
+
+/// So many zones have their signatures checked at once that one processor is left for all else.
+pub(crate) fn turns() -> Arc<Semaphore> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Arc::new(Semaphore::new(processors.saturating_sub(1).max(1)))
 }
 
 #[cfg(test)]
@@ -215,7 +231,7 @@ mod tests {
         });
         let (records, limits) = (parse(text), Limits::default());
         let after = here.as_ref().map(|(zone, _): &(Arc<Zone>, _)| zone.serial());
-        Arc::new(Candidate { apex, records, here, after, limits, now: NOW })
+        Arc::new(Candidate { apex, records, here, after, limits, now: NOW, turns: turns() })
     }
 
     /// A parent that counts who asks.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::{JoinError, spawn_blocking};
 use tracing::{debug, info};
 
 use super::difference::{ApplyError, apply};
@@ -139,6 +140,8 @@ enum Failure {
     Admission(String),
     #[error("it brought no SOA record")]
     NoSoa,
+    #[error("its differences could not be applied by a fault of this program: {0}")]
+    Fault(#[from] JoinError),
 }
 
 /// Asks the primaries of a zone, one after the other.
@@ -157,7 +160,7 @@ pub(super) async fn refresh<K: Keeper, C: Connect>(
             pace: settings.pace,
         };
         let to = &primary.peer;
-        let refresh = One { keeper: &*keeper, connect: &*connect, settings, ask, to };
+        let refresh = One { keeper: &keeper, connect: &*connect, settings, ask, to };
         match refresh.run(timers.clone()).await {
             Ok(outcome) => return outcome,
             Err(error) => {
@@ -171,7 +174,7 @@ pub(super) async fn refresh<K: Keeper, C: Connect>(
 
 /// A refresh from one primary.
 struct One<'a, K, C: Connect> {
-    keeper: &'a K,
+    keeper: &'a Arc<K>,
     connect: &'a C,
     settings: Settings,
     ask: Ask,
@@ -223,10 +226,15 @@ impl<K: Keeper, C: Connect> One<'_, K, C> {
         match received {
             Received::Zone(records) => Ok(Some((records, expire))),
             Received::Differences(steps) => {
-                let Some(old) = self.keeper.records(&self.ask.apex) else { return Ok(None) };
-                let records = apply(&old, &steps)?;
-                Inbound::check_zone(self.ask.limits, &records).map_err(PullError::from)?;
-                Ok(Some((records, expire)))
+                let (keeper, ask) = (self.keeper.clone(), self.ask.clone());
+                // A zone is looked at whole, and others want their turn meanwhile.
+                let applied = spawn_blocking(move || {
+                    let Some(old) = keeper.records(&ask.apex) else { return Ok(None) };
+                    let records = apply(&old, &steps)?;
+                    Inbound::check_zone(ask.limits, &records).map_err(PullError::from)?;
+                    Ok(Some((records, expire)))
+                });
+                applied.await?
             }
             // It said otherwise a moment ago: AXFR has the last word.
             Received::UpToDate(_) => Ok(None),
