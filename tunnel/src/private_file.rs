@@ -71,7 +71,12 @@ fn write_beside(
     // Gone already after a rename.
     let _ = fs::remove_file(&part);
     written?;
-    // The name is in the directory, so it is the directory that must reach the disk too.
+    sync_directory_of(path)
+}
+
+/// Has it reach the disk that a file came to be called `path`, or is not any more: a name is in its
+/// directory, not in the file.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(directory(path))?.sync_all()
 }
 

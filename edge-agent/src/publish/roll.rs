@@ -196,6 +196,9 @@ impl Store {
             true => fs::remove_file(&new),
             false => fs::rename(&new, &old),
         };
+        // The notes may not go before that is on disk: a next key without notes is no change, and then
+        // only the old key would sign, which the parent does not name any more.
+        let ended = ended.and_then(|()| private_file::sync_directory_of(&new));
         ended.map_err(|source| RollError::File { path: new, source })?;
         let _ = fs::remove_file(self.roll_file());
         Ok(())
