@@ -12,6 +12,7 @@ use sealpost_dns::record::{Name, Record};
 use sealpost_dns::transfer::frame::{FrameError, Pace, Reader, Writer};
 use sealpost_dns::transfer::notify;
 use sealpost_dns::transfer::query::{self, serial_of};
+use sealpost_tunnel::spoken::spoken;
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{Opening, SessionId};
 use tokio::io::AsyncWriteExt;
@@ -28,6 +29,9 @@ const ASK_FIRST: Duration = Duration::from_millis(100);
 const ASK_MOST: Duration = Duration::from_secs(2);
 /// A message is short and comes at once.
 const PACE: Pace = Pace { window: EXCHANGE, octets: 1, total: EXCHANGE };
+
+/// The longest that is repeated of what a relay says when it ends the tunnel, in characters.
+const MAX_WORDS: usize = 300;
 
 /// Why a relay does not serve a version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +57,7 @@ pub enum NotServed {
 pub async fn tell(connection: &Connection, apex: &Name, soa: &Record) -> Result<u32, NotServed> {
     let id = rand::random();
     let reply = exchange(connection, &notify::make(id, apex, Some(soa))).await;
-    let reply = reply.map_err(|error| NotServed::Untold(error.to_string()))?;
+    let reply = reply.map_err(untold)?;
     match notify::parse_reply(&reply, id) {
         Some(Rcode::NOERROR) => {}
         Some(rcode) => return Err(NotServed::Refused(rcode)),
@@ -67,12 +71,17 @@ pub async fn tell(connection: &Connection, apex: &Name, soa: &Record) -> Result<
         sleep(pause).await;
         pause = (pause * 2).min(ASK_MOST);
         let served = served(connection, apex).await;
-        last = served.map_err(|error| NotServed::Untold(error.to_string()))?;
+        last = served.map_err(untold)?;
         if let Some(serial) = last.filter(|serial| !is_newer(wanted, *serial)) {
             return Ok(serial);
         }
     }
     Err(NotServed::Behind(last))
+}
+
+/// An owner reads it on a terminal, and a tunnel ends with words of the relay's choice.
+fn untold(error: FrameError) -> NotServed {
+    NotServed::Untold(spoken(&error.to_string(), MAX_WORDS))
 }
 
 /// The serial that the relay serves, if any.
@@ -112,6 +121,13 @@ async fn exchange(connection: &Connection, message: &[u8]) -> Result<Bytes, Fram
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_relay_says_at_the_end_steers_no_terminal() {
+        let error = FrameError::Io(std::io::Error::other("closed by peer: \u{1b}[2Jfine"));
+        let told = untold(error).to_string();
+        assert!(told.ends_with("[2Jfine") && !told.contains('\u{1b}'), "{told}");
+    }
 
     #[test]
     fn a_serial_is_read_from_an_answer_to_the_question_alone() {
