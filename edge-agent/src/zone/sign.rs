@@ -64,7 +64,7 @@ pub enum SignError {
     /// The clock went back.
     #[error(
         "the clock is {} s behind the time of the last signing, {last} s after 1970: set it. If it \
-         was wrong then and is right now, forget the time of the last signing",
+         was wrong then and is right now, move the zone's signed.zone away and restart the agent",
         last.saturating_sub(*now)
     )]
     ClockBehind {
@@ -123,14 +123,6 @@ pub struct Signed {
     pub serial: u32,
     /// When it was signed, in seconds since 1970.
     pub signed_at: u64,
-}
-
-impl Signed {
-    /// Lets an owner whose clock was ahead at the last signing and is right now sign again. The
-    /// serial is kept, as it must not go back.
-    pub fn forget_time(&mut self) {
-        self.signed_at = 0;
-    }
 }
 
 /// Whether the clock can be signed by.
