@@ -37,8 +37,15 @@ pub enum Silence {
     Refused(String),
 }
 
+/// What a system says to a socket of a family that is switched off, as IPv6 often is. The standard
+/// library has no kind for it.
+const NO_FAMILY: i32 = nix::errno::Errno::EAFNOSUPPORT as i32;
+
 impl From<io::Error> for Silence {
     fn from(error: io::Error) -> Self {
+        if error.raw_os_error() == Some(NO_FAMILY) {
+            return Self::NoWay;
+        }
         match error.kind() {
             io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::HostUnreachable
@@ -116,6 +123,15 @@ mod tests {
     use super::*;
     use crate::lookup::message::Of;
     use domain::base::iana::Rtype;
+
+    #[test]
+    fn a_family_that_is_switched_off_is_no_way() {
+        assert_eq!(Silence::from(io::Error::from_raw_os_error(NO_FAMILY)), Silence::NoWay);
+        assert_eq!(
+            Silence::from(io::Error::from(io::ErrorKind::NetworkUnreachable)),
+            Silence::NoWay
+        );
+    }
 
     #[tokio::test]
     async fn who_is_not_there_is_named_and_not_waited_for_without_end() {
