@@ -4,36 +4,33 @@
 //! asked itself, without a resolver that may remember an older answer.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Name, RData, RecordType};
-use hickory_resolver::TokioResolver;
+use domain::base::iana::{Rcode, Rtype};
+use sealpost_dns::record::{Data, Name, Record};
 use sealpost_tunnel::DomainName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::config::zone::apex;
+use crate::lookup::delegation::Resolvers;
+use crate::lookup::exchange::{self, Silence};
+use crate::lookup::message::{Answer as Message, Of, Question};
+use crate::lookup::resolvers::{FILE, PORT, of_machine, world};
 use crate::zone::plan::KeyDigest;
 
-/// The most name servers of a zone, and addresses of each.
-const MAX_SERVERS: usize = 16;
+/// The most addresses of a name server.
 const MAX_ADDRESSES: usize = 8;
-/// For one question, with all its attempts.
-const PATIENCE: Duration = Duration::from_secs(6);
-/// For one packet.
-const RETRY: Duration = Duration::from_millis(1900);
 /// For finding the name servers.
-const FINDING: Duration = Duration::from_secs(20);
-/// The largest packet that passes everywhere in one piece (RFC 9715).
-const MAX_PACKET: u16 = 1232;
-/// Strange packets before TCP is used.
-const MAX_STRAY: usize = 8;
+const FINDING: Duration = Duration::from_secs(30);
 /// Questions to all servers of a zone that are under way at once.
 const MAX_AT_ONCE: usize = 32;
+/// The longest that an answer is taken to be kept, in seconds: as resolvers have it, which keep
+/// nothing for longer than a day. Answers are not validated here, and without this a relay could have
+/// a new key wait for years.
+const MAX_KEPT: u32 = 86_400;
 
 /// How the name servers of a zone are found.
 #[derive(Debug, Clone, Default)]
@@ -103,37 +100,21 @@ impl NameServers {
     }
 }
 
+/// This machine's own resolvers are asked first, and public ones where they are silent.
 async fn delegated(domain: &DomainName) -> Result<Vec<Server>, String> {
-    let failed = |error: &dyn std::fmt::Display| {
-        format!("the name servers of {domain} cannot be looked up: {error}")
-    };
-    let builder = TokioResolver::builder_tokio().map_err(|error| failed(&error))?;
-    let resolver = builder.build().map_err(|error| failed(&error))?;
-    let found = resolver.lookup(format!("{domain}."), RecordType::NS).await;
-    let found = found.map_err(|error| failed(&error))?;
-    let names: Vec<_> = found
-        .answers()
-        .iter()
-        .filter_map(|record| match &record.data {
-            RData::NS(name) => Some(name.0.clone()),
-            _ => None,
-        })
-        .take(MAX_SERVERS)
-        .collect();
-    if names.is_empty() {
-        return Err(format!("{domain} has no name servers: has its registrar been told them?"));
-    }
+    let mut resolvers = of_machine(Path::new(FILE));
+    resolvers.extend(world(&[]));
+    let way = Resolvers::new(resolvers);
+    let names = way.name_servers(&apex(domain)).await.map_err(|unknown| {
+        format!("the name servers of {domain} are not found ({unknown}): has its registrar been told them?")
+    })?;
     let mut servers = Vec::new();
     for name in names {
         // A server without an address cannot be asked by the CA either, and is told of below.
-        let addresses = match resolver.lookup_ip(name.clone()).await {
-            Ok(found) => {
-                found.iter().map(|ip| SocketAddr::new(ip, 53)).take(MAX_ADDRESSES).collect()
-            }
-            Err(_) => Vec::new(),
-        };
-        let name = name.to_string().trim_end_matches('.').to_owned();
-        servers.push(Server { name, addresses });
+        let found = way.at_addresses(&name).await;
+        let addresses = found.iter().filter_map(|server| server.address.as_ref().ok());
+        let addresses = addresses.map(|ip| SocketAddr::new(*ip, PORT)).take(MAX_ADDRESSES);
+        servers.push(Server { name: name.to_string(), addresses: addresses.collect() });
     }
     Ok(servers)
 }
@@ -225,60 +206,54 @@ fn judge(
 }
 
 async fn ask_one(address: SocketAddr, expected: Expected) -> Answer {
-    let kind = match expected.what {
-        What::Text(_) => RecordType::TXT,
-        What::Key(_) => RecordType::TLSA,
-    };
-    let Ok(name) = Name::from_ascii(&expected.name) else {
+    let Ok(name) = expected.name.parse() else {
         return Answer::Silent(format!("was not asked: {} is no name", expected.name));
     };
-    match timeout(PATIENCE, exchange(address, Query::query(name, kind))).await {
-        Ok(Ok(message)) => read(&message, &expected),
-        Ok(Err(error)) if no_way(&error) => Answer::NoWay,
-        Ok(Err(error)) => Answer::Silent(format!("cannot be asked: {error}")),
-        Err(_) => Answer::Silent("does not answer".into()),
+    let question = Question { name, rtype: expected.what.rtype(), of: Of::NameServer };
+    match exchange::ask(address, &question).await {
+        Ok(message) => read(&message, &question.name, &expected),
+        Err(Silence::NoWay) => Answer::NoWay,
+        Err(silence) => Answer::Silent(format!("was asked in vain: {silence}")),
     }
 }
 
-fn no_way(error: &io::Error) -> bool {
-    use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable, Unsupported};
-    matches!(error.kind(), NetworkUnreachable | HostUnreachable | AddrNotAvailable | Unsupported)
+impl What {
+    fn rtype(&self) -> Rtype {
+        match self {
+            Self::Text(_) => Rtype::TXT,
+            Self::Key(_) => Rtype::TLSA,
+        }
+    }
+
+    fn is(&self, record: &Record) -> bool {
+        match (self, record.data()) {
+            (Self::Text(text), Data::Txt(txt)) => txt.iter().flatten().copied().eq(text.bytes()),
+            (Self::Key(key), Data::Tlsa(tlsa)) => {
+                let kind = (tlsa.usage().to_int(), tlsa.selector().to_int());
+                (kind, tlsa.matching_type().to_int()) == ((3, 1), 1) && *tlsa.data() == key[..]
+            }
+            _ => false,
+        }
+    }
 }
 
-/// What a message says about what is expected. Pure.
-fn read(message: &Message, expected: &Expected) -> Answer {
-    match message.metadata.response_code {
-        ResponseCode::NoError | ResponseCode::NXDomain => {}
-        other => return Answer::Silent(format!("answers with {other:?}")),
+/// What a message says about what is expected at `name`. Pure.
+fn read(message: &Message, name: &Name, expected: &Expected) -> Answer {
+    if !matches!(message.rcode, Rcode::NOERROR | Rcode::NXDOMAIN) {
+        return Answer::Silent(format!("answers with {}", message.rcode));
     }
-    if !message.metadata.authoritative {
+    if !message.authoritative {
         return Answer::Silent("does not serve the zone".into());
     }
-    let records: Vec<_> = message
-        .answers
-        .iter()
-        .filter(|record| record.name.to_string().eq_ignore_ascii_case(&expected.name))
-        .collect();
-    let is_it = |data: &RData| match (&expected.what, data) {
-        (What::Text(text), RData::TXT(txt)) => txt.txt_data.concat() == text.as_bytes(),
-        (What::Key(key), RData::TLSA(tlsa)) => {
-            (u8::from(tlsa.cert_usage), u8::from(tlsa.selector), u8::from(tlsa.matching))
-                == (3, 1, 1)
-                && tlsa.cert_data == key
-        }
-        _ => false,
-    };
-    if let Some(record) = records.iter().find(|record| is_it(&record.data)) {
-        return Answer::There(record.ttl);
+    let ttl = |record: &Record| record.ttl().as_secs().min(MAX_KEPT);
+    let mut records = message.of(name, expected.what.rtype());
+    if let Some(record) = records.find(|record| expected.what.is(record)) {
+        return Answer::There(ttl(record));
     }
-    let kind = match expected.what {
-        What::Text(_) => RecordType::TXT,
-        What::Key(_) => RecordType::TLSA,
-    };
-    let kept = records.iter().filter(|it| it.record_type() == kind).map(|it| it.ttl).max();
+    let kept = message.of(name, expected.what.rtype()).map(ttl).max();
     // What is remembered of a name without such records (RFC 2308 section 5).
-    let denied = message.authorities.iter().filter_map(|record| match &record.data {
-        RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+    let denied = message.authority.iter().filter_map(|record| match record.data() {
+        Data::Soa(soa) => Some(ttl(record).min(soa.minimum().as_secs())),
         _ => None,
     });
     let ttl = kept.or(denied.max()).unwrap_or(0);
@@ -289,96 +264,64 @@ fn read(message: &Message, expected: &Expected) -> Answer {
     Answer::Lacks(format!("{lacks} {}", expected.name.trim_end_matches('.')), ttl)
 }
 
-async fn exchange(address: SocketAddr, query: Query) -> io::Result<Message> {
-    if let Some(answer) = by_packet(address, &query).await? {
-        return Ok(answer);
-    }
-    let mut stream = TcpStream::connect(address).await?;
-    let (id, octets) = question(&query)?;
-    let length = u16::try_from(octets.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes()[..], &octets].concat()).await?;
-    let mut buffer = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut buffer).await?;
-    answer(&buffer, id, &query).ok_or_else(|| io::Error::other("something that is no answer"))
-}
-
-/// `None`: it is too long for a packet, or none comes, or many that are none.
-async fn by_packet(address: SocketAddr, query: &Query) -> io::Result<Option<Message>> {
-    let any: IpAddr = match address {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    for _ in 0..2 {
-        // A new port and a new number for each attempt leave the most to guess.
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(address).await?;
-        let (id, octets) = question(query)?;
-        socket.send(&octets).await?;
-        let received = timeout(RETRY, async {
-            let mut buffer = vec![0; 4096];
-            for _ in 0..MAX_STRAY {
-                let length = socket.recv(&mut buffer).await?;
-                if let Some(answer) = answer(&buffer[..length], id, query) {
-                    return Ok(Some(answer).filter(|it| !it.metadata.truncation));
-                }
-            }
-            io::Result::Ok(None)
-        });
-        if let Ok(received) = received.await {
-            return received;
-        }
-    }
-    Ok(None)
-}
-
-fn question(query: &Query) -> io::Result<(u16, Vec<u8>)> {
-    let id = rand::random();
-    let mut message = Message::new(id, MessageType::Query, OpCode::Query);
-    message.add_query(query.clone());
-    let mut edns = Edns::new();
-    edns.set_max_payload(MAX_PACKET);
-    message.set_edns(edns);
-    Ok((id, message.to_vec().map_err(io::Error::other)?))
-}
-
-fn answer(octets: &[u8], id: u16, query: &Query) -> Option<Message> {
-    let message = Message::from_vec(octets).ok()?;
-    let meta = &message.metadata;
-    let answers = meta.id == id && meta.message_type == MessageType::Response;
-    let [asked] = message.queries.as_slice() else { return None };
-    let same = asked.name() == query.name() && asked.query_type() == query.query_type();
-    (answers && same).then_some(message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_proto::rr::Record;
-    use hickory_proto::rr::rdata::TXT;
+    use crate::zone::canonical::tests::records;
 
     fn expected() -> Expected {
         Expected { name: "_acme-challenge.mx.a.example.".into(), what: What::Text("abc".into()) }
     }
 
-    fn answered(texts: &[&str]) -> Message {
-        let mut message = Message::new(1, MessageType::Response, OpCode::Query);
-        message.metadata.authoritative = true;
-        for text in texts {
-            let name = Name::from_ascii("_ACME-challenge.mx.a.example.").unwrap();
-            let data = RData::TXT(TXT::new(vec![(*text).into()]));
-            message.add_answer(Record::from_rdata(name, 300, data));
+    fn message(answer: &str, authority: &str) -> Message {
+        let section = |text: &str| match text {
+            "" => Vec::new(),
+            text => records("a.example.", text),
+        };
+        Message {
+            rcode: Rcode::NOERROR,
+            authoritative: true,
+            validated: false,
+            truncated: false,
+            reason: None,
+            answer: section(answer),
+            authority: section(authority),
+            additional: Vec::new(),
         }
-        message
     }
 
     #[test]
-    fn a_challenge_may_stand_beside_others() {
-        assert_eq!(read(&answered(&["x", "abc"]), &expected()), Answer::There(300));
-        assert!(matches!(read(&answered(&["x"]), &expected()), Answer::Lacks(_, 300)));
-        assert!(matches!(read(&answered(&[]), &expected()), Answer::Lacks(_, 0)));
-        let mut forwarded = answered(&["abc"]);
-        forwarded.metadata.authoritative = false;
-        assert!(matches!(read(&forwarded, &expected()), Answer::Silent(_)));
+    fn what_is_wanted_may_stand_beside_others() {
+        let said = |message: &Message, expected: &Expected| {
+            read(message, &expected.name.parse().unwrap(), expected)
+        };
+        let both = "_ACME-challenge.mx 300 TXT x\n_ACME-challenge.mx 300 TXT abc\n";
+        assert_eq!(said(&message(both, ""), &expected()), Answer::There(300));
+        let other = message("_acme-challenge.mx 300 TXT x\n", "");
+        assert!(matches!(said(&other, &expected()), Answer::Lacks(_, 300)));
+        assert!(matches!(said(&message("", ""), &expected()), Answer::Lacks(_, 0)));
+        let forwarded = Message { authoritative: false, ..message(both, "") };
+        assert!(matches!(said(&forwarded, &expected()), Answer::Silent(_)));
+        let failed = Message { rcode: Rcode::SERVFAIL, ..message(both, "") };
+        assert!(matches!(said(&failed, &expected()), Answer::Silent(_)));
+
+        let name = "_25._tcp.mx.a.example.".to_owned();
+        let key = Expected { name, what: What::Key([0xab; 32]) };
+        let tlsa =
+            |kind: &str| message(&format!("_25._tcp.mx 60 TLSA {kind} {}\n", "ab".repeat(32)), "");
+        assert_eq!(said(&tlsa("3 1 1"), &key), Answer::There(60));
+        assert!(matches!(said(&tlsa("3 0 1"), &key), Answer::Lacks(_, 60)));
+    }
+
+    #[test]
+    fn nobody_has_a_key_wait_for_years() {
+        let ever = i32::MAX;
+        let denial = format!("@ {ever} SOA n h 1 1 1 1 {ever}\n");
+        let name = expected().name.parse().unwrap();
+        let said = read(&message("", &denial), &name, &expected());
+        assert!(matches!(said, Answer::Lacks(_, MAX_KEPT)), "{said:?}");
+        let there = message(&format!("_acme-challenge.mx {ever} TXT abc\n"), "");
+        assert_eq!(read(&there, &name, &expected()), Answer::There(MAX_KEPT));
     }
 
     #[test]
