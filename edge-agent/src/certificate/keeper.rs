@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sealpost_tunnel::{DomainName, MxName};
+use sealpost_tunnel::{DomainName, MxName, private_file};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -98,7 +98,8 @@ impl Certificate {
 pub fn ask_for_renewal(state: &Path) -> std::io::Result<()> {
     let folder = state.join(FOLDER);
     std::fs::metadata(&folder)?;
-    std::fs::write(folder.join(RENEW), [])
+    // Root types the command, and the folder is the service's: what is there may be a link.
+    private_file::replace(&folder.join(RENEW), &[])
 }
 
 impl Keeper {
@@ -108,9 +109,7 @@ impl Keeper {
         stop: CancellationToken,
     ) -> anyhow::Result<(Certificate, impl Future<Output = ()> + Send + 'static)> {
         let folder = self.state.join(FOLDER);
-        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
-            .recursive(true)
-            .create(&folder)?;
+        private_file::make_directory(&folder)?;
         let https = Https::new(self.settings.ca.as_deref())?;
         let (report, reports) = watch::channel(Report::default());
         let renew = Arc::new(Notify::new());
@@ -481,7 +480,7 @@ impl Work {
         let leaf = chain::read(&text).map_err(useless)?;
         leaf.check(&next.key, &wanted.names, now()).map_err(useless)?;
         let path = pair::chain_file(&self.folder, &next.key);
-        sealpost_tunnel::private_file::replace(&path, text.as_bytes())
+        private_file::replace(&path, text.as_bytes())
             .map_err(|error| Failure::other(format!("{}: {error}", path.display())))?;
         Ok(Issued {
             names: leaf.names,
