@@ -158,6 +158,8 @@ impl Work {
         {
             (self.memory, self.accounts) = (memory, accounts);
         }
+        // And what it showed, if it ended in the middle of a proof.
+        self.show_nothing();
         loop {
             self.heed_the_owner();
             self.publish();
@@ -390,9 +392,7 @@ impl Work {
             attempt = Box::pin(self.attempt(wanted)).await;
         }
         self.waited_for.clear();
-        for domain in &self.keeper.zones {
-            self.keeper.wishes.set_challenges(domain, Vec::new());
-        }
+        self.show_nothing();
         let at = now();
         let told = self.https.told_to_wait();
         match attempt {
@@ -489,6 +489,13 @@ impl Work {
             renewal_id: leaf.renewal_id,
             directory: wanted.directory.clone(),
         })
+    }
+
+    /// Takes challenges out of the zones.
+    fn show_nothing(&self) {
+        for domain in &self.keeper.zones {
+            self.keeper.wishes.set_challenges(domain, Vec::new());
+        }
     }
 
     /// Puts challenges into the zones, and waits until every name server shows them, and no resolver

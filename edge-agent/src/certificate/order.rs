@@ -271,6 +271,9 @@ pub async fn challenges(order: &mut Order, names: &[String]) -> Result<Vec<Wante
         if !ordered.contains(&name) {
             return Err(ended(format!("the CA wants a proof of {name}, which was not ordered")));
         }
+        if wanted.len() >= names.len() {
+            return Err(ended("the CA wants more proofs than names were ordered".into()));
+        }
         let Some(challenge) = authorization.challenge(ChallengeType::Dns01) else {
             return Err(ended(format!("the CA does not take DNS-01 for {name}")));
         };

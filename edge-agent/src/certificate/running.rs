@@ -63,6 +63,7 @@ impl Running {
             for domain in old.wanted.1.iter().filter(|_| wanted.is_none()) {
                 // Keys stay where they are, as the mail server may show them.
                 self.wishes.set_authorities(domain, Vec::new());
+                self.wishes.set_challenges(domain, Vec::new());
             }
             old.task
         });
