@@ -16,7 +16,7 @@ use super::account::Accounts;
 use super::chain;
 use super::https::Https;
 use super::install::{self, Files};
-use super::memory::{Current, Issued, Memory, Next, OpenOrder, Retiring, Trouble, hex};
+use super::memory::{Current, Issued, Memory, Next, OpenOrder, Retiring, Trouble};
 use super::order::{self, Authority, Failure};
 use super::pair::{self, Pair};
 use super::progress::{self, Step, Wanted, step};
@@ -26,7 +26,7 @@ use super::servers::{Expected, NameServers, What};
 use super::settings::{MAX_NAMES, Settings};
 use crate::config::Service;
 use crate::deliver::certificate::shown;
-use crate::publish::Wishes;
+use crate::publish::{Wishes, hex};
 use crate::zone::certificate_roll::NotYet;
 use crate::zone::content;
 use crate::zone::plan::Challenge;
@@ -289,8 +289,8 @@ impl Work {
             account: self.accounts.uri(&wanted.directory).map(str::to_owned),
             not_after: memory.current.as_ref().map(|it| it.issued.not_after),
             renew_at: memory.current.as_ref().map(|it| it.renew_at),
-            key: memory.current.as_ref().map(|it| hex(&it.key)),
-            next_key: memory.next.as_ref().map(|it| hex(&it.key)),
+            key: memory.current.as_ref().map(|it| hex::text(&it.key)),
+            next_key: memory.next.as_ref().map(|it| hex::text(&it.key)),
             waiting: self.waiting(wanted),
             retry_at: trouble.map(|it| it.until).filter(|_| stumbled.is_none()),
             error: stumbled.or(trouble.map(|it| it.why.clone())),
@@ -333,7 +333,10 @@ impl Work {
         let (ask_at, asked) = (now(), 0);
         self.memory.next =
             Some(Next { key, algorithm, since: None, kept, ask_at, asked, issued: None });
-        info!(key = hex(&key), "the next key of the mail server's certificate comes into the zone");
+        info!(
+            key = hex::text(&key),
+            "the next key of the mail server's certificate comes into the zone"
+        );
         Ok(())
     }
 
@@ -601,7 +604,7 @@ impl Work {
             self.memory.retiring.truncate(MAX_RETIRING);
         }
         info!(
-            key = hex(&next.key),
+            key = hex::text(&next.key),
             certificate = %self.files.certificate.display(),
             until = issued.not_after,
             "a certificate was installed"
@@ -650,7 +653,9 @@ impl Work {
                     self.reload().await;
                 }
             }
-            None if first => info!(key = hex(&current.key), "the mail server shows its new key"),
+            None if first => {
+                info!(key = hex::text(&current.key), "the mail server shows its new key")
+            }
             None => {}
         }
         self.waiting = wrong.map(|why| {
@@ -658,7 +663,7 @@ impl Work {
         });
         if done {
             for key in old {
-                info!(key = hex(&key), "an old key leaves the zone");
+                info!(key = hex::text(&key), "an old key leaves the zone");
                 pair::forget(&self.folder, &key);
             }
         }
@@ -671,8 +676,8 @@ impl Work {
         if self.keeper.services.is_empty() {
             return Some("no [[service]] is configured, so it cannot be asked".into());
         }
-        let ours = hex(&current.key);
-        let old: Vec<_> = self.memory.retiring.iter().map(|it| hex(&it.key)).collect();
+        let ours = hex::text(&current.key);
+        let old: Vec<_> = self.memory.retiring.iter().map(|it| hex::text(&it.key)).collect();
         for service in &self.keeper.services {
             let found = match shown(service, names.clone()).await {
                 Ok(found) => found,

@@ -10,6 +10,7 @@ use sealpost_tunnel::private_file;
 use serde::{Deserialize, Serialize};
 
 use super::settings::Algorithm;
+use crate::publish::hex;
 use crate::zone::plan::KeyDigest;
 
 /// The file in the directory for certificates.
@@ -39,7 +40,7 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Next {
     /// The digest of its public key.
-    #[serde(with = "digest")]
+    #[serde(with = "hex")]
     pub key: KeyDigest,
     /// Of which kind it is.
     pub algorithm: Algorithm,
@@ -74,7 +75,7 @@ pub struct Issued {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Current {
     /// The digest of its public key.
-    #[serde(with = "digest")]
+    #[serde(with = "hex")]
     pub key: KeyDigest,
     /// Its certificate.
     pub issued: Issued,
@@ -98,7 +99,7 @@ pub struct Current {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retiring {
     /// The digest of its public key.
-    #[serde(with = "digest")]
+    #[serde(with = "hex")]
     pub key: KeyDigest,
     /// How long resolvers may know its records, in seconds.
     pub kept: u32,
@@ -162,32 +163,6 @@ impl Memory {
 
 fn path(directory: &Path) -> PathBuf {
     directory.join(FILE)
-}
-
-/// A digest as hexadecimal digits.
-pub fn hex(key: &KeyDigest) -> String {
-    key.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-mod digest {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use crate::zone::plan::KeyDigest;
-
-    pub(super) fn serialize<S: Serializer>(key: &KeyDigest, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&super::hex(key))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<KeyDigest, D::Error> {
-        let text = String::deserialize(from)?;
-        let octets: Option<Vec<u8>> = text
-            .as_bytes()
-            .chunks(2)
-            .map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok())
-            .collect();
-        let digest = octets.and_then(|octets| octets.try_into().ok());
-        digest.ok_or_else(|| de::Error::custom("a key's digest has 64 hexadecimal digits"))
-    }
 }
 
 #[cfg(test)]

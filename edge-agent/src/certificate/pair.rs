@@ -13,8 +13,8 @@ use rcgen::{
 };
 use sealpost_tunnel::private_file;
 
-use super::memory::hex;
 use super::settings::Algorithm;
+use crate::publish::hex;
 use crate::zone::plan::KeyDigest;
 
 /// Why there is no pair.
@@ -93,11 +93,11 @@ pub fn of(public_key: &[u8]) -> KeyDigest {
 
 /// Where the certificate for a key waits for its installation.
 pub fn chain_file(directory: &Path, key: &KeyDigest) -> PathBuf {
-    directory.join(format!("{}.pem", hex(key)))
+    directory.join(format!("{}.pem", hex::text(key)))
 }
 
 fn key_file(directory: &Path, key: &KeyDigest) -> PathBuf {
-    directory.join(format!("{}.key", hex(key)))
+    directory.join(format!("{}.key", hex::text(key)))
 }
 
 /// Removes what is kept of a key.
