@@ -349,11 +349,15 @@ impl ZoneTask {
     fn look(&mut self) {
         self.look_due = Instant::now() + LOOK.mul_f64(1.0 + rand::random::<f64>() / 2.0);
         self.looked_for = self.facts.mx_names.clone();
-        if self.zone.primary.is_some() || self.looked_for.is_empty() {
+        if self.zone.primary.is_some() {
             return;
         }
-        let Some(service) = self.shared.deliveries.services.by_name(&ServiceName::smtp()) else {
-            self.unasked = Some("no [[service]] is named \"smtp\"".into());
+        let service = self.shared.deliveries.services.by_name(&ServiceName::smtp());
+        let Some(service) = service.filter(|_| !self.looked_for.is_empty()) else {
+            let unknown = !self.looked_for.is_empty();
+            self.unasked = unknown.then(|| "no [[service]] is named \"smtp\"".into());
+            // The owner's files are looked at all the same.
+            self.within(AT_START);
             return;
         };
         self.looking = true;
