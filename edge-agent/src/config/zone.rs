@@ -43,6 +43,10 @@ pub struct Zone {
     /// Zone files with the owner's own records.
     #[serde(default)]
     pub include: Vec<PathBuf>,
+    /// The names of its mail exchangers that are not called `mx`, `mx2` and so on. Relays do not
+    /// choose them.
+    #[serde(default)]
+    pub mx: Vec<MxName>,
     /// Name servers beside those of the relays.
     #[serde(default)]
     pub name_servers: Vec<MxName>,
@@ -174,6 +178,10 @@ pub(super) fn check(
         if !(sign::MIN_VALIDITY..=sign::MAX_VALIDITY).contains(&zone.validity) {
             let message = "signatures must live between 4 and 35 days";
             return error(message, "leave `validity` out for 14 days");
+        }
+        if let Some(name) = zone.mx.iter().find(|name| !zone.name.covers(name)) {
+            let message = format!("the mail exchanger `{name}` is not in {}", zone.name);
+            return error(&message, "name the domain itself, or names beneath it");
         }
         if zone.primary.is_some() && zone.says_what_is_in_it() {
             let message = "a zone with a `primary` is passed on as it is there";

@@ -2,17 +2,18 @@
 //!
 //! A relay may be hostile, and what is taken from it here is signed with the owner's key. So names
 //! have to be names, addresses have to be those that senders can come to, and of everything there is
-//! a largest number.
+//! a largest number. And a relay has no say in how exchangers are called: `autodiscover` with its
+//! addresses would collect passwords, and a name that the owner uses would end the zone.
 
 use std::net::IpAddr;
 
 use sealpost_dns::record::Name;
-use sealpost_tunnel::request::Standing;
+use sealpost_tunnel::request::{MAX_CLAIMED, Standing};
 use sealpost_tunnel::{DomainName, MxName};
 
 use crate::deliver::client::is_plausible;
 use crate::registration::mx_set::{self, Known, claim_of, mx_set};
-use crate::registration::records;
+use crate::registration::{mx_names, records};
 use crate::zone::plan::{Exchanger, Host};
 
 /// Name servers of one relay.
@@ -50,10 +51,26 @@ pub struct Facts {
     pub notes: Vec<String>,
 }
 
-/// The facts for `domain` out of what `relays` hold, in the order of the owner's file.
-pub fn facts(domain: &DomainName, relays: &[Relay]) -> Facts {
+/// The facts for `domain` out of what `relays` hold, in the order of the owner's file. `own` are the
+/// names that the owner's file has for exchangers, beside those that a claim has by default.
+pub fn facts(domain: &DomainName, own: &[MxName], relays: &[Relay]) -> Facts {
     let mut facts = Facts::default();
-    let relays: Vec<_> = relays.iter().map(|relay| bounded(domain, relay)).collect();
+    let default = mx_names::by_default(domain, MAX_CLAIMED);
+    let known = |name: &MxName| own.contains(name) || default.contains(name);
+    let mut relays: Vec<_> = relays.iter().map(|relay| bounded(domain, relay)).collect();
+    for relay in &mut relays {
+        let claims = relay.standing.iter_mut().flat_map(|standing| &mut standing.domains);
+        let mut names = claims.flat_map(|claim| claim.mx.extract_if(.., |name| !known(name)));
+        if let Some(name) = names.next() {
+            let more = names.count();
+            facts.notes.push(format!(
+                "{} has this box receive for {name}{} too, which is left out of the zone. If you \
+                 claimed that, name it in the [[zone]] (mx)",
+                relay.name,
+                if more > 0 { format!(" and {more} more") } else { String::new() }
+            ));
+        }
+    }
     name_servers(domain, &relays, &mut facts);
     let known: Vec<_> = relays
         .iter()
@@ -156,7 +173,7 @@ mod tests {
         let mut other = holding(&["203.0.113.8"], false, &[], "mx");
         other.domains.clear();
         let other = relay("r2", other, &["ns.r2.example", "ns2.r2.example"]);
-        let both = facts(&domain(), &[held, other.clone()]);
+        let both = facts(&domain(), &[], &[held, other.clone()]);
         assert_eq!(shown(&both.name_servers), ["ns.r1.example"]);
         assert_eq!((both.exchangers.len(), both.serving), (1, vec!["r1".to_owned()]));
         assert!(
@@ -165,7 +182,7 @@ mod tests {
             both.notes
         );
         // Nobody holds it yet: it is about to be claimed.
-        let alone = facts(&domain(), &[other]);
+        let alone = facts(&domain(), &[], &[other]);
         assert_eq!(shown(&alone.name_servers), ["ns.r2.example", "ns2.r2.example"]);
         assert!(alone.exchangers.is_empty());
     }
@@ -180,23 +197,38 @@ mod tests {
         });
         let names: Vec<_> = (0..50).map(|n| format!("ns{n}.r.example")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
-        let found = facts(&domain(), &[relay("r", hostile.clone(), &names)]);
+        let found = facts(&domain(), &[], &[relay("r", hostile.clone(), &names)]);
         assert!(found.exchangers.is_empty(), "{:?}", found.exchangers);
         assert_eq!(found.name_servers.len(), MAX_NAME_SERVERS);
         let trial = Relay { private_addresses: true, ..relay("r", hostile, &[]) };
-        assert!(!facts(&domain(), &[trial]).exchangers.is_empty());
+        assert!(!facts(&domain(), &[], &[trial]).exchangers.is_empty());
 
         let many: Vec<_> = (1..100).map(|n| format!("203.0.113.{n}")).collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
-        let found = facts(&domain(), &[relay("r", holding(&many, false, &[], "mx"), &[])]);
+        let found = facts(&domain(), &[], &[relay("r", holding(&many, false, &[], "mx"), &[])]);
         assert_eq!(found.exchangers[0].host.addresses.len(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn a_relay_does_not_choose_how_exchangers_are_called() {
+        let standing = holding(&["203.0.113.7"], false, &[], "autodiscover mx2 mail");
+        let relay = relay("r1", standing, &[]);
+        let named = |own: &[MxName]| -> Vec<String> {
+            let found = facts(&domain(), own, std::slice::from_ref(&relay));
+            found.mx_names.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(named(&[]), ["mx2.a.example"]);
+        assert_eq!(named(&["mail.a.example".parse().unwrap()]), ["mail.a.example"]);
+        let notes = facts(&domain(), &[], &[relay]).notes;
+        let told = |note: &String| note.contains("autodiscover.a.example and 1 more");
+        assert!(notes.iter().any(told), "{notes:?}");
     }
 
     #[test]
     fn a_name_server_within_the_domain_is_left_out() {
         let standing = holding(&["203.0.113.7"], false, &[], "mx");
         let relay = relay("r", standing, &["ns.a.example", "a.example", "ns.r.example"]);
-        let found = facts(&domain(), &[relay]);
+        let found = facts(&domain(), &[], &[relay]);
         assert_eq!(shown(&found.name_servers), ["ns.r.example"]);
         assert_eq!(found.notes.iter().filter(|note| note.contains("left out")).count(), 2);
     }
@@ -207,6 +239,7 @@ mod tests {
         let standing = || holding(&["203.0.113.7"], false, &[], "mx");
         let found = facts(
             &domain(),
+            &[],
             &[relay("r1", standing(), &servers), relay("r2", standing(), &servers)],
         );
         assert_eq!((found.name_servers.len(), found.serving.len()), (2, 2));

@@ -263,7 +263,7 @@ impl ZoneTask {
                 standing: self.memory.relays.get(&uplink.relay.name).map(|it| it.standing.clone()),
             })
             .collect();
-        let facts = facts(&self.zone.name, &relays);
+        let facts = facts(&self.zone.name, &self.zone.mx, &relays);
         news |= facts != self.facts;
         if facts.mx_names != self.looked_for {
             self.look_due = Instant::now();

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use sealpost_daemon::config::{ConfigError, Source};
-use sealpost_tunnel::DomainName;
+use sealpost_tunnel::{DomainName, MxName};
 
 use super::edit::{self, EditError, Entry};
 use crate::config::Config;
@@ -107,12 +107,12 @@ impl ConfigFile {
     }
 
     /// Adds a zone for `domain`; `false` when one stands there.
-    pub fn add_zone(&self, domain: &DomainName) -> Result<bool, ConfigFileError> {
+    pub fn add_zone(&self, domain: &DomainName, mx: &[MxName]) -> Result<bool, ConfigFileError> {
         self.change(|before, text| {
             if before.zones.iter().any(|zone| zone.name == *domain) {
                 return Ok(None);
             }
-            edit::add_zone(text, domain).map(Some)
+            edit::add_zone(text, domain, mx).map(Some)
         })
     }
 
@@ -277,9 +277,11 @@ mod tests {
         fs::write(&path, "state = \"/x\"\n").unwrap();
         let file = ConfigFile::at(&path).unwrap();
         let domain = "a.example".parse().unwrap();
-        assert!(file.add_zone(&domain).unwrap());
-        assert!(!file.add_zone(&domain).unwrap());
-        assert_eq!(Config::load(&path).unwrap().zones.len(), 1);
+        let mx = ["mail.a.example".parse().unwrap()];
+        assert!(file.add_zone(&domain, &mx).unwrap());
+        assert!(!file.add_zone(&domain, &[]).unwrap());
+        let zones = Config::load(&path).unwrap().zones;
+        assert_eq!((zones.len(), zones[0].mx.as_slice()), (1, &mx[..]));
     }
 
     #[test]

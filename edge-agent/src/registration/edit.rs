@@ -1,7 +1,7 @@
 //! Adds a relay or a zone to the text of `agent.toml`, or takes a relay out, and leaves every other
 //! byte as the owner wrote it. Pure.
 
-use sealpost_tunnel::{DomainName, HostPort, PublicKey};
+use sealpost_tunnel::{DomainName, HostPort, MxName, PublicKey};
 use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, Table};
 
 /// A relay as it is to stand in the file.
@@ -63,16 +63,18 @@ pub fn add(text: &str, entry: &Entry) -> Result<String, EditError> {
 }
 
 /// `text` with a zone for `domain` at its end: between others it could come between one and what
-/// belongs to it.
-pub fn add_zone(text: &str, domain: &DomainName) -> Result<String, EditError> {
+/// belongs to it. `mx` are its exchangers, where the owner chose their names.
+pub fn add_zone(text: &str, domain: &DomainName, mx: &[MxName]) -> Result<String, EditError> {
     match parse(text)?.get("zone") {
         None | Some(Item::ArrayOfTables(_)) => {}
         Some(_) => return Err(EditError::Shape("zone")),
     }
+    let names: Vec<_> = mx.iter().map(|name| quoted(name.as_str())).collect();
+    let mx = if mx.is_empty() { String::new() } else { format!("mx = [{}]\n", names.join(", ")) };
     let table = format!(
         "# This box makes and signs the zone of this domain, and the relays serve it.\n\
          [[zone]]\n\
-         name = {}\n\
+         name = {}\n{mx}\
          # Records of your own, such as those of a web site, from zone files.\n\
          # include = [\"/etc/sealpost/{domain}.zone\"]\n",
         quoted(domain.as_str())
@@ -294,16 +296,16 @@ mod tests {
         };
         let first = "a.example".parse().unwrap();
         for text in [&file(), "state = \"/x\"", "state = \"/x\"\r\n[log]\r\n"] {
-            let added = add_zone(text, &first).unwrap();
+            let added = add_zone(text, &first, &[]).unwrap();
             assert!(added.starts_with(text), "{added}");
-            let twice = add_zone(&added, &"b.example".parse().unwrap()).unwrap();
+            let twice = add_zone(&added, &"b.example".parse().unwrap(), &[]).unwrap();
             assert_eq!(zones(&twice), ["a.example", "b.example"]);
             assert_eq!(names(&twice), names(text));
         }
         let nested = "state = \"/x\"\n[[zone]]\nname = \"z.example\"\n[[zone.dkim]]\n\
             selector = \"s\"\nfile = \"/f\"\n";
-        assert_eq!(zones(&add_zone(nested, &first).unwrap()), ["z.example", "a.example"]);
-        assert_eq!(add_zone("zone = []\n", &first), Err(EditError::Shape("zone")));
+        assert_eq!(zones(&add_zone(nested, &first, &[]).unwrap()), ["z.example", "a.example"]);
+        assert_eq!(add_zone("zone = []\n", &first, &[]), Err(EditError::Shape("zone")));
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl<'a> Kept<'a> {
             standing: memory.remove(&relay.name).map(|heard| heard.standing),
         };
         let relays: Vec<_> = self.config.relays.iter().map(relay).collect();
-        facts(self.domain(), &relays)
+        facts(self.domain(), &self.zone.mx, &relays)
     }
 
     /// What the parent zone should know. Makes the key where there is none.

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use sealpost_dns::record::Name as DnsName;
+use sealpost_tunnel::MxName;
 use sealpost_tunnel::request::ProofMethod;
 use serde_json::Value;
 
@@ -55,11 +56,13 @@ fn decide(in_file: bool, served: bool, held: bool, choice: DnsChoice) -> Decisio
 }
 
 /// Adds a zone to the file and makes its key, where that is wanted; `None` where the DNS is elsewhere.
+/// `mx` are the names of its exchangers that the owner typed.
 pub(super) fn set_up(
     config: &Config,
     file: &Path,
     domain: &Name,
     outcomes: &[Outcome],
+    mx: &[MxName],
     choice: DnsChoice,
 ) -> anyhow::Result<Option<SetUp>> {
     let zone = config.zones.iter().find(|zone| zone.name == domain.name);
@@ -78,7 +81,7 @@ pub(super) fn set_up(
     // The key first: a zone in the file has one.
     let keys = store.keys(layout)?;
     let file = ConfigFile::at(file)?;
-    let added = decision == Decision::Add && file.add_zone(&domain.name)?;
+    let added = decision == Decision::Add && file.add_zone(&domain.name, mx)?;
     let mut name_servers: Vec<DnsName> = Vec::new();
     for name in outcomes.iter().flat_map(|outcome| &outcome.name_servers) {
         // A name within the domain would lead nowhere.

@@ -124,7 +124,7 @@ impl Desk<'_> {
         for relay in &self.relays {
             outcomes.push(self.claim(relay, domain, &mx).await);
         }
-        let zone = made_here::set_up(self.config, self.file, domain, &outcomes, dns)?;
+        let zone = made_here::set_up(self.config, self.file, domain, &outcomes, &mx, dns)?;
         // Before any wait, as it is waited for what is to be done now.
         if let (Some(zone), false) = (&zone, self.json) {
             zone.lines().iter().try_for_each(|line| terminal::print(line))?;
