@@ -123,12 +123,51 @@ pub(super) struct ZoneTask {
     saving: bool,
     unsaved: bool,
     looked_for: Vec<MxName>,
+    /// When to listen to the relays, where one said something.
+    hear_due: Option<Instant>,
+    patience: Patience,
     due: Instant,
     look_due: Instant,
     /// The last look at the date.
     glanced: (Instant, u64),
     failures: u32,
     waiting: Vec<Waiting>,
+}
+
+/// How often what relays say may change the zone: so many times in a row, and then once in a while. A
+/// relay that says something else each second would have the box sign, write and tell all day.
+struct Patience {
+    left: u32,
+    /// When there is one more.
+    next: Instant,
+}
+
+/// Changes in a row: as when an owner adds relays and domains.
+const CHANGES: u32 = 20;
+/// Until there may be one more.
+const CHANGE_AGAIN: Duration = Duration::from_secs(60);
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self { left: CHANGES, next: now + CHANGE_AGAIN }
+    }
+
+    /// When relays may be listened to: now, or later.
+    fn ready_at(&mut self, now: Instant) -> Instant {
+        while self.left < CHANGES && self.next <= now {
+            self.left += 1;
+            self.next += CHANGE_AGAIN;
+        }
+        if self.left == 0 { self.next } else { now }
+    }
+
+    /// What they said changed something.
+    fn spend(&mut self, now: Instant) {
+        if self.left == CHANGES {
+            self.next = now + CHANGE_AGAIN;
+        }
+        self.left = self.left.saturating_sub(1);
+    }
 }
 
 /// Around a day, so that not all zones are signed at once.
@@ -163,6 +202,8 @@ impl ZoneTask {
             saving: false,
             unsaved: false,
             looked_for: Vec::new(),
+            hear_due: None,
+            patience: Patience::new(Instant::now()),
             due: Instant::now() + AT_START,
             look_due: Instant::now(),
             glanced: (Instant::now(), now()),
@@ -195,8 +236,7 @@ impl ZoneTask {
                 biased;
                 () = stop.cancelled() => break,
                 _ = changed.changed() => {
-                    self.hear();
-                    self.relays.hurry();
+                    self.hear_due.get_or_insert_with(Instant::now);
                 }
                 _ = wanted.changed() => {
                     let before = std::mem::replace(
@@ -271,6 +311,7 @@ impl ZoneTask {
         self.facts = facts;
         self.look_for_gaps();
         if news {
+            self.patience.spend(Instant::now());
             self.save();
             if self.zone.primary.is_none() {
                 self.within(GATHER);
@@ -316,11 +357,20 @@ impl ZoneTask {
         let look = Some(self.look_due).filter(|_| !self.looking);
         let relays = self.relays.next().map(Instant::from_std);
         let glance = self.glanced.0 + GLANCE;
-        waiting.chain(due).chain(look).chain(relays).fold(glance, Instant::min)
+        let timers = waiting.chain(due).chain(look).chain(relays).chain(self.hear_due);
+        timers.fold(glance, Instant::min)
     }
 
     /// Begins what is due.
     fn begin(&mut self) {
+        if let Some(due) = self.hear_due.filter(|due| *due <= Instant::now()) {
+            let due = self.patience.ready_at(due.max(Instant::now()));
+            self.hear_due = Some(due).filter(|due| *due > Instant::now());
+            if self.hear_due.is_none() {
+                self.hear();
+                self.relays.hurry();
+            }
+        }
         if !self.looking && Instant::now() >= self.look_due {
             self.look();
         }
@@ -723,4 +773,33 @@ async fn take(
     });
     let taken = kept.await.map_err(|error| error.to_string())??;
     Ok((Some(taken), expire))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_never_says_the_same_is_listened_to_now_and_then() {
+        let start = Instant::now();
+        let mut patience = Patience::new(start);
+        for second in 0..u64::from(CHANGES) {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(patience.ready_at(now), now);
+            patience.spend(now);
+        }
+        let now = start + Duration::from_secs(CHANGES.into());
+        assert_eq!(patience.ready_at(now), start + CHANGE_AGAIN);
+        let mut heard = 0;
+        for second in 0..3600 {
+            let now = start + CHANGE_AGAIN + Duration::from_secs(second);
+            if patience.ready_at(now) == now {
+                patience.spend(now);
+                heard += 1;
+            }
+        }
+        assert_eq!(heard, 60);
+        let later = start + Duration::from_secs(86_400);
+        assert_eq!((patience.ready_at(later), patience.left), (later, CHANGES));
+    }
 }
