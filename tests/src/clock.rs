@@ -24,6 +24,8 @@ const OFFSET: &str = "/run/clock";
 /// For how many seconds a program remembers what stood there.
 const REMEMBERED: u32 = 1;
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// What programs on a machine believe of the time.
 #[derive(Debug, Clone, Copy)]
 pub struct WrongClock<'a> {
@@ -81,7 +83,7 @@ impl<'a> WrongClock<'a> {
 pub struct Clock {
     /// Where it is read, as the world outside finds it.
     files: BTreeSet<PathBuf>,
-    days: u32,
+    ahead: Duration,
 }
 
 impl Clock {
@@ -111,7 +113,12 @@ impl Clock {
     /// So many days pass at once. All programs know it when this returns; what they wait for may still
     /// take as long as if none had passed.
     pub fn advance(&mut self, days: u32) -> Result<()> {
-        self.days += days;
+        self.pass(DAY * days)
+    }
+
+    /// The same for spans that are no days, in whole seconds.
+    pub fn pass(&mut self, time: Duration) -> Result<()> {
+        self.ahead += time;
         self.write()?;
         sleep(Duration::from_secs(u64::from(REMEMBERED)));
         Ok(())
@@ -121,7 +128,7 @@ impl Clock {
         for file in &self.files {
             // At once: half a line would be another time.
             let new = file.with_extension("new");
-            fs::write(&new, format!("+{}d\n", self.days))?;
+            fs::write(&new, format!("+{}\n", self.ahead.as_secs()))?;
             fs::rename(&new, file)?;
         }
         Ok(())

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::admin;
+use crate::clock::Clock;
 use crate::dns::ANCHOR;
 use crate::log::Log;
 use crate::machine::{Ended, Machine};
@@ -158,15 +159,31 @@ pub fn register(relay: &Machine, home: &Machine) -> Result<()> {
 /// Starts the relay and waits until it says that it is ready.
 pub fn start_relay(machine: &Machine) -> Result<Process> {
     let process = Process::start(machine, "relay", &[RELAY, "run", "--config", RELAY_FILE])?;
+    expect_relay(machine)?;
+    Ok(process)
+}
+
+/// The same under a clock that the scenario moves.
+pub fn start_relay_under(clock: &mut Clock, machine: &Machine) -> Result<Process> {
+    let process = clock.start(machine, "relay", &[RELAY, "run", "--config", RELAY_FILE])?;
+    expect_relay(machine)?;
+    Ok(process)
+}
+
+fn expect_relay(machine: &Machine) -> Result<()> {
     wait_until("the relay to be ready", Duration::from_secs(10), || {
         Ok(admin::get(machine, admin::RELAY, "/readyz").is_ok_and(|(status, _)| status == 200))
-    })?;
-    Ok(process)
+    })
 }
 
 /// Starts the agent; see [`expect_tunnel`] and [`expect_self_test`] for what follows.
 pub fn start_agent(machine: &Machine) -> Result<Process> {
     Process::start(machine, "agent", &[AGENT, "run", "--config", AGENT_FILE])
+}
+
+/// The same under a clock that the scenario moves.
+pub fn start_agent_under(clock: &mut Clock, machine: &Machine) -> Result<Process> {
+    clock.start(machine, "agent", &[AGENT, "run", "--config", AGENT_FILE])
 }
 
 /// Waits until the agent is connected for the `count`th time since its log began.
