@@ -16,6 +16,7 @@ mod named;
 mod parents;
 mod tunnels;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::Registry as Counted;
 use sealpost_dns::catalog_zone::producer::Catalog;
-use sealpost_dns::handle::{FetchError, Handle};
+use sealpost_dns::handle::Handle;
 use sealpost_dns::record::Name;
 use sealpost_dns::secondaries::Zone;
 use sealpost_dns::server::NameServer;
@@ -236,15 +237,16 @@ impl Zones {
                 "Another claim of this box is being looked at. Try again soon.".into(),
             ));
         };
-        let fetched = timeout(FETCH, self.server.fetch(&apex, &key, ds)).await;
-        let records = match fetched.unwrap_or(Err(FetchError::Late)) {
-            Ok(records) => records,
-            Err(error) => {
-                return Err(Some(format!(
-                    "{domain} has a DS record, but the zone that this box has of it is no proof: {error}."
-                )));
-            }
+        let no_proof = |why: &dyn Display| {
+            Some(format!(
+                "{domain} has a DS record, but the zone that this box has of it is no proof: {why}."
+            ))
         };
+        let fetched = timeout(FETCH, self.server.fetch(&apex, &key, ds)).await;
+        let fetched = fetched.map_err(|_| {
+            no_proof(&format_args!("it did not come within {FETCH:?}; try again in a minute"))
+        })?;
+        let records = fetched.map_err(|error| no_proof(&error))?;
         if names_box(&records, domain, key.fingerprint()) {
             return Ok(());
         }
@@ -264,6 +266,8 @@ impl Zones {
     /// Whether the zone of `domain` that is served here still proves what [`Self::prove`] said.
     pub async fn proves(&self, domain: &DomainName, box_key: Fingerprint) -> bool {
         let Some(apex) = apex_of(domain) else { return false };
+        // What is not served yet after a restart is not missing.
+        self.loaded().await;
         let served = self.server.status(&apex).is_some_and(|status| status.served);
         if !served {
             return false;

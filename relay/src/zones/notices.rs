@@ -96,11 +96,12 @@ impl Zones {
         let Some(domain) = domain else {
             return (Outcome::Foreign, notify::reply(message, Decision::NotAuth));
         };
-        let known = self.is_served(&notice);
-        if !known && !self.fetched.take(key, FETCHED, Instant::now()) {
+        // Before that nothing is known to be served, and a notice of it would take a token.
+        if timeout(START, self.loaded()).await.is_err() {
             return (Outcome::TooMany, None);
         }
-        if timeout(START, self.loaded()).await.is_err() {
+        let known = self.is_served(&notice);
+        if !known && !self.fetched.take(key, FETCHED, Instant::now()) {
             return (Outcome::TooMany, None);
         }
         if !self.host(&domain, key).await {
