@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context, bail};
 use prometheus::Registry;
@@ -180,11 +181,14 @@ impl<C: Connect, P: Parent> NameServer<C, P> {
             tasks.spawn(listener.run(streams.clone(), connections.clone()));
         }
         let (transfers, mut handed) = mpsc::channel(udp::HANDED);
-        tasks.spawn(async move {
-            while let Some(handed) = handed.recv().await {
+        // Anybody can send such datagrams as fast as he likes, and an answer may wait for its socket:
+        // nothing for a runtime that may have one thread for all. It ends with the last who sends to it.
+        let answer = move || {
+            while let Some(handed) = handed.blocking_recv() {
                 desk.answer(&handed);
             }
-        });
+        };
+        thread::Builder::new().name("dns-desk".to_owned()).spawn(answer)?;
         let threads = sockets.udp.run(&Arc::new(engine), &transfers, clock)?;
         *serving.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
 
