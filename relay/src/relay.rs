@@ -32,6 +32,7 @@ use crate::registrar::{Desk, Registrar, now};
 use crate::registry::follow::Follower;
 use crate::registry::{Database, Effects, Registry, RegistryError, Snapshot};
 use crate::relay_key::RelayKey;
+use crate::zones::settings::Settings;
 use crate::zones::{Bound, Zones};
 
 /// How long peers may take to acknowledge that the relay is gone.
@@ -98,7 +99,7 @@ impl Relay {
             metrics.clone(),
             draining.clone(),
             fixed.privacy,
-            open_files::raise().map_or(usize::MAX, room),
+            open_files::raise().map_or(usize::MAX, |files| room(files, &fixed)),
         ));
         warn_of_few_files(&ingress);
         let prover = Arc::new(Prover::new(&fixed.proof)?);
@@ -320,9 +321,10 @@ impl Relay {
     }
 }
 
-/// How many sessions a process may have that may have `files` open files.
-pub fn room(files: u64) -> usize {
-    usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX).max(1)
+/// How many sessions a process of this configuration may have that may have `files` open files.
+pub fn room(files: u64, fixed: &Fixed) -> usize {
+    let others = OTHER_FILES + fixed.dns.as_ref().map_or(0, Settings::files);
+    usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX).max(1)
 }
 
 fn warn_of_few_files(ingress: &Ingress) {

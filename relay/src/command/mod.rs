@@ -112,12 +112,12 @@ impl Arguments {
 fn check(config: &Config, path: &Path) -> anyhow::Result<()> {
     let wanted = config.settings.limits.sessions;
     if let Some(files) = open_files::most()
-        && room(files) < wanted
+        && room(files, &config.fixed) < wanted
     {
         terminal::note(&format!(
             "[limits] sessions is {wanted}, and a relay that is started from here could have {}: it may \
              open {files} files. The unit has a limit of its own, LimitNOFILE",
-            room(files)
+            room(files, &config.fixed)
         ));
     }
     terminal::print(&format!("{}: fine", path.display()))

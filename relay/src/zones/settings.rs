@@ -12,6 +12,7 @@ use sealpost_dns::config::{self, keys, recipients, rules};
 use sealpost_dns::config::{Cookies, Key, Peer, RateLimit, Tls, Who, ZoneName};
 use sealpost_dns::record::Name;
 use sealpost_dns::server;
+use sealpost_dns::stream;
 use sealpost_dns::transfer::access::Rule;
 use sealpost_dns::transfer::notifier::Recipient;
 use sealpost_dns::transfer::tsig::TsigKey;
@@ -210,6 +211,16 @@ impl Settings {
         self.catalog.clone()
     }
 
+    /// Open files of the name server at the most: its sockets, and the connections that anybody may
+    /// open to it.
+    pub fn files(&self) -> u64 {
+        let of_address = self.threads.get().saturating_add(1);
+        let tls = self.tls.as_ref().map_or(0, |tls| 2 * tls.listen.len());
+        let sockets = self.listen.len().saturating_mul(of_address).saturating_add(tls);
+        let connections = stream::Settings::default().connections;
+        u64::try_from(sockets.saturating_add(connections)).unwrap_or(u64::MAX)
+    }
+
     /// For the name server, which keeps its zones in `state`; for each zone; and the names for NS
     /// records.
     pub(super) fn split(self, state: &Path) -> (server::Settings, Policy, Vec<MxName>) {
@@ -247,8 +258,9 @@ mod tests {
 
     #[test]
     fn a_short_table_gets_the_relays_name_and_limits_for_strangers() {
-        let (server, policy, names) =
-            settings("[dns]\nlisten = [\"127.0.0.1:0\"]\n").split(Path::new("/state"));
+        let settings = settings("[dns]\nlisten = [\"127.0.0.1:0\"]\nthreads = 2\n");
+        assert_eq!(settings.files(), 3 + 4096);
+        let (server, policy, names) = settings.split(Path::new("/state"));
         assert_eq!(names, ["relay.example.net".parse().unwrap()]);
         assert_eq!((server.limits.zone_records, server.limits.zone_octets), (10_000, 2_097_152));
         assert_eq!(server.limits.transfers_in_of_primary, OF_ONE_BOX);
