@@ -327,7 +327,9 @@ impl ZoneTask {
         memory.retain(|name, _| uplinks.iter().any(|uplink| uplink.relay.name == *name));
         let mut news = memory.len() != count;
         for uplink in uplinks {
-            let Some((standing, heard)) = uplink.standing() else { continue };
+            let Some((mut standing, heard)) = uplink.standing() else { continue };
+            // Other domains have zones and memories of their own.
+            standing.domains.retain(|claim| claim.domain == self.zone.name);
             let at = now().saturating_sub(heard.elapsed().as_secs());
             let known = memory.get(&uplink.relay.name);
             news |= known.is_none_or(|known| known.standing != standing);
