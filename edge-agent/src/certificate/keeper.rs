@@ -164,6 +164,7 @@ impl Work {
             self.heed_the_owner();
             self.publish();
             let (wanted, now) = (self.wanted(), now());
+            progress::heed_clock(&mut self.memory, now);
             // One that waits for its installation is as new as can be.
             let waits = self.memory.next.as_ref().and_then(|next| progress::issued(next, &wanted));
             self.memory.forced &= waits.is_none();

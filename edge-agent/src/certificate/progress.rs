@@ -3,9 +3,12 @@
 //! A new key is in the zone long before the mail server shows it, and an old one stays until well
 //! after; the rules for that are [`crate::zone::certificate_roll`]'s.
 
+use std::time::Duration;
+
 use crate::zone::certificate_roll::{self, NotYet, Published};
 
 use super::memory::{Current, Issued, Memory, Next};
+use super::renewal;
 use super::settings::Algorithm;
 
 /// Between two certificates that are ordered only because the names changed: names come one after
@@ -85,6 +88,28 @@ pub fn step(memory: &Memory, wanted: &Wanted, now: u64) -> Step {
     Step::Rest(times.into_iter().min().unwrap_or(now))
 }
 
+/// Forgets times that a clock noted which was ahead then: what was put off by minutes would wait until
+/// the time that it showed.
+pub fn heed_clock(memory: &mut Memory, now: u64) {
+    let soon = now.saturating_add(renewal::look_again(u32::MAX));
+    if let Some(next) = &mut memory.next {
+        next.since = next.since.map(|since| since.min(now));
+        next.ask_at = next.ask_at.min(soon);
+    }
+    if let Some(current) = &mut memory.current {
+        let poll = now.saturating_add(renewal::poll_again(Some(Duration::MAX)));
+        current.poll_at = current.poll_at.map(|at| at.min(poll));
+        current.look_at = current.look_at.min(soon);
+        current.reloaded_at = current.reloaded_at.min(now);
+        current.shown_since = current.shown_since.map(|since| since.min(now));
+    }
+    memory.issued_at = memory.issued_at.map(|at| at.min(now));
+    if let Some(trouble) = memory.trouble.as_mut().filter(|trouble| trouble.at > now) {
+        let wait = renewal::order_again(trouble.failures, None, 0.0);
+        (trouble.at, trouble.until) = (now, now.saturating_add(wait));
+    }
+}
+
 /// The certificate for the next pair, if it has all names and is the wanted CA's.
 pub fn issued<'a>(next: &'a Next, wanted: &Wanted) -> Option<&'a Issued> {
     next.issued.as_ref().filter(|it| covers(it, wanted))
@@ -155,7 +180,7 @@ pub fn looked(memory: &mut Memory, right: bool, margin: u64, now: u64) -> bool {
         done = now >= drop_at(memory, since, margin);
     } else {
         current.shown_since = None;
-        current.look_at = now + super::renewal::look_again(current.looked);
+        current.look_at = now + renewal::look_again(current.looked);
         current.looked = current.looked.saturating_add(1);
     }
     memory.current = Some(current);
@@ -263,6 +288,33 @@ mod tests {
         assert!(looked(&mut memory, true, MARGIN, NOW + 2000));
         assert_eq!(memory.keys(), [[1; 32], [2; 32]]);
         assert!(matches!(step(&memory, &wanted(), NOW + 2000), Step::Rest(_)));
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_puts_nothing_off_for_years() {
+        let ahead = NOW + 5000 * 86_400;
+        let issued = Some(certificate());
+        let trouble =
+            Trouble { why: "x".into(), at: ahead, failures: 1, until: ahead + 600, by_ca: true };
+        let mut memory = Memory {
+            next: Some(Next { since: Some(ahead), ask_at: ahead, asked: 3, issued, ..next() }),
+            current: Some(Current { shown_since: None, look_at: ahead, ..current() }),
+            retiring: vec![Retiring { key: [0; 32], kept: 600 }],
+            issued_at: Some(ahead),
+            trouble: Some(trouble),
+            ..Memory::default()
+        };
+        heed_clock(&mut memory, NOW);
+        assert_eq!(step(&memory, &wanted(), NOW), Step::Rest(NOW + 600));
+        assert_eq!(step(&memory, &wanted(), NOW + 600), Step::Look);
+        looked(&mut memory, true, MARGIN, NOW + 600);
+        assert_eq!(step(&memory, &wanted(), NOW + 3900), Step::Install);
+        memory.next = Some(Next { since: Some(NOW), ..next() });
+        memory.forced = true;
+        assert_eq!(step(&memory, &wanted(), NOW + 1200), Step::Obtain);
+        let same = memory.clone();
+        heed_clock(&mut memory, NOW + 1200);
+        assert_eq!(memory, same, "times that fit stay");
     }
 
     #[test]

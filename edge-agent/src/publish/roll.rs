@@ -111,6 +111,10 @@ impl Roll {
     /// Takes note of what was `seen` at `now`, and takes the step of announcing when it may be
     /// taken. Whether the old key may go.
     pub fn advance(&mut self, seen: &Seen, apex: &Name, pair: &Pair, now: u64) -> bool {
+        // A clock that was ahead and was set back: the waits begin anew, rather than to last until then.
+        for since in [&mut self.both_served, &mut self.at_parent] {
+            *since = since.map(|since| since.min(now));
+        }
         if self.both_served.is_none() && seen.both_served == Some(true) {
             self.both_served = Some(now);
         }
@@ -329,6 +333,19 @@ mod tests {
         store.end_roll(&back).unwrap();
         let after = store.keys(KeyLayout::Combined).unwrap();
         assert_eq!((tags(after.ds(&apex)), after.here.len()), (before, 1));
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_delays_no_step_for_years() {
+        let Place { store, apex, records, _dir } = place(KeyLayout::Combined);
+        let mut roll = store.begin_roll(&records, NOW).unwrap();
+        let pair = store.roll_pair(&roll).unwrap().unwrap();
+        let seen = Seen { both_served: Some(true), ..Seen::default() };
+        roll.advance(&seen, &apex, &pair, NOW + 100_000 * HOUR);
+        roll.advance(&seen, &apex, &pair, NOW);
+        assert_eq!(roll.both_served, Some(NOW));
+        roll.advance(&seen, &apex, &pair, NOW + 2 * HOUR);
+        assert!(roll.announced);
     }
 
     #[test]

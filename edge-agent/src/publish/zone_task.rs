@@ -625,8 +625,8 @@ impl ZoneTask {
         let newer = self.relays.note(&self.apex, told);
         self.note_served();
         let Some((theirs, last)) = newer.zip(self.last.as_ref()) else { return };
-        let again =
-            self.memory.overtook_at.is_none_or(|at| now().saturating_sub(at) >= OVERTAKE_AGAIN);
+        let spared = |at: u64| (at..at.saturating_add(OVERTAKE_AGAIN)).contains(&now());
+        let again = !self.memory.overtook_at.is_some_and(spared);
         let ahead =
             serial::is_newer(theirs, last.serial) && theirs.wrapping_sub(last.serial) <= MAX_AHEAD;
         if !ahead || !again || self.zone.primary.is_some() {
