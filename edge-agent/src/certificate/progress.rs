@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::zone::certificate_roll::{self, NotYet, Published};
+use crate::zone::certificate_roll::{self, NotYet};
 
 use super::memory::{Current, Issued, Memory, Next};
 use super::renewal;
@@ -62,7 +62,7 @@ pub fn step(memory: &Memory, wanted: &Wanted, now: u64) -> Step {
             Ok(()) if now >= next.ask_at || next.asked == 0 => return Step::Install,
             Ok(()) => times.push(next.ask_at),
             Err(NotYet::Cached(left)) => times.push(now + left.as_secs()),
-            Err(NotYet::Spreading | NotYet::Unpublished) => {}
+            Err(NotYet::Spreading) => {}
         }
     }
     if let Some(current) = &memory.current {
@@ -122,8 +122,7 @@ fn covers(issued: &Issued, wanted: &Wanted) -> bool {
 
 /// Whether the mail server may show the next key.
 pub fn may_use(next: &Next, margin: u64, now: u64) -> Result<(), NotYet> {
-    let published = Published { key: next.key, since: next.since, kept: next.kept };
-    certificate_roll::may_use_after(&next.key, &[published], margin, now)
+    certificate_roll::may_use(next.since, next.kept, margin, now)
 }
 
 /// When to order a certificate for the next pair, if it needs one.

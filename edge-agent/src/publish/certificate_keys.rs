@@ -1,4 +1,4 @@
-//! Which keys of mail servers a zone names in its TLSA records, and since when they are served. Pure.
+//! Which keys of mail servers a zone names in its TLSA records. Pure.
 //!
 //! All that the mail server shows, showed lately, or may be given next: a record too many harms
 //! nobody, one that is missing stops mail.
@@ -6,8 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::hex;
-use crate::zone::certificate_roll::{self, MARGIN};
-use crate::zone::content::TTL;
+use crate::zone::certificate_roll::MARGIN;
 use crate::zone::plan::KeyDigest;
 
 /// How long a key is named after the mail server stopped to show it, in seconds: an owner may go
@@ -25,19 +24,6 @@ pub struct Shown {
     /// Since when it is not, in seconds since 1970.
     #[serde(default)]
     pub gone_since: Option<u64>,
-}
-
-/// A key in the zone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InZone {
-    /// The key.
-    #[serde(with = "hex")]
-    pub key: KeyDigest,
-    /// The serial of the first version with it.
-    pub serial: u32,
-    /// Since when all relays that serve the zone were seen to have it, in seconds since 1970.
-    #[serde(default)]
-    pub since: Option<u64>,
 }
 
 /// Takes note of what the mail server shows at `now`, or is to show. A mail server that could not be asked changes
@@ -70,40 +56,10 @@ pub fn to_publish(known: &[Shown], planned: &[Shown]) -> Vec<KeyDigest> {
     if known.is_empty() {
         return Vec::new();
     }
-    let all: Vec<_> = known.iter().chain(planned).map(|it| it.key).collect();
-    certificate_roll::to_publish(&all, None, None)
-}
-
-/// Takes note of a new version of the zone, with these keys.
-pub fn enter(zone: &mut Vec<InZone>, keys: &[KeyDigest], serial: u32) {
-    zone.retain(|it| keys.contains(&it.key));
-    for key in keys {
-        if !zone.iter().any(|it| it.key == *key) {
-            zone.push(InZone { key: *key, serial, since: None });
-        }
-    }
-}
-
-/// Takes note of the oldest serial that any relay serves at `now`.
-pub fn served(zone: &mut [InZone], oldest: u32, now: u64) -> bool {
-    let mut news = false;
-    for key in zone.iter_mut().filter(|key| key.since.is_none()) {
-        if !crate::zone::serial::is_newer(key.serial, oldest) {
-            key.since = Some(now);
-            news = true;
-        }
-    }
-    news
-}
-
-/// The keys in the zone, as their users are told.
-pub fn published(zone: &[InZone]) -> Vec<certificate_roll::Published> {
-    let one = |it: &InZone| certificate_roll::Published {
-        key: it.key,
-        since: it.since,
-        kept: TTL.as_secs(),
-    };
-    zone.iter().map(one).collect()
+    let mut keys: Vec<_> = known.iter().chain(planned).map(|it| it.key).collect();
+    keys.sort();
+    keys.dedup();
+    keys
 }
 
 #[cfg(test)]
@@ -144,19 +100,5 @@ mod tests {
             note(&mut known, &[[n; 32]], 1000 + u64::from(n));
         }
         assert!(known.len() <= MAX_KEYS && known.iter().any(|it| it.key == [99; 32]));
-    }
-
-    #[test]
-    fn a_key_is_served_when_the_slowest_relay_has_it() {
-        let mut zone = Vec::new();
-        enter(&mut zone, &[OLD], 5);
-        assert!(served(&mut zone, 5, 100));
-        enter(&mut zone, &[OLD, NEW], 7);
-        assert!(!served(&mut zone, 6, 200));
-        assert!(served(&mut zone, 8, 300));
-        let since: Vec<_> = published(&zone).iter().map(|it| it.since).collect();
-        assert_eq!(since, [Some(100), Some(300)]);
-        enter(&mut zone, &[NEW], 9);
-        assert_eq!(zone.len(), 1);
     }
 }

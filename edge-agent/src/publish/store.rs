@@ -14,7 +14,7 @@ use sealpost_tunnel::{DomainName, private_file};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::certificate_keys::{InZone, Shown};
+use super::certificate_keys::Shown;
 use super::roll::RollError;
 use crate::config::zone::KeyLayout;
 use crate::zone::zone_key::{KeyError, Role};
@@ -50,8 +50,6 @@ pub struct Memory {
     /// What it may be given next. A key that is not planned any more may just have come into use, so it
     /// stays for as long as one that is not shown any more.
     pub planned: Vec<Shown>,
-    /// The keys of mail servers that the zone names.
-    pub in_zone: Vec<InZone>,
     /// When the zone last overtook a newer serial that a relay served, in seconds since 1970.
     pub overtook_at: Option<u64>,
 }

@@ -11,7 +11,6 @@ use sealpost_tunnel::{DomainName, MxName};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::zone::certificate_roll;
 use crate::zone::plan::{Authority, Challenge, KeyDigest};
 
 /// Counts what was asked of all zones. A later wish has a higher number.
@@ -38,8 +37,6 @@ pub struct Published {
     pub serial: Option<u32>,
     /// The relays that serve the zone, by the names that the owner gave them.
     pub relays: Vec<Serving>,
-    /// The public keys of mail servers in the zone, for [`certificate_roll::may_use`].
-    pub keys: Vec<certificate_roll::Published>,
     /// The names of the domain's mail exchangers; none while they are not known, and where the zone
     /// is made elsewhere.
     pub exchangers: Vec<MxName>,

@@ -79,7 +79,6 @@ enum Done {
 struct Attempt {
     wish: Wish,
     dynamic: Vec<Record>,
-    keys: Vec<KeyDigest>,
     /// Who waits for it.
     update: Option<oneshot::Sender<Rcode>>,
 }
@@ -428,10 +427,13 @@ impl ZoneTask {
         self.busy = true;
         self.due = Instant::now() + daily();
         let (wish, wanted) = self.wanted.clone();
+        let before = self.memory.planned.clone();
         certificate_keys::note(&mut self.memory.planned, &wanted.next_keys, now());
+        if self.memory.planned != before {
+            self.save();
+        }
+        let attempt = Box::new(Attempt { wish, dynamic: dynamic.clone(), update });
         let keys = certificate_keys::to_publish(&self.memory.shown, &self.memory.planned);
-        let attempt =
-            Box::new(Attempt { wish, dynamic: dynamic.clone(), keys: keys.clone(), update });
         let order = Order {
             zone: self.zone.clone(),
             store: self.store.clone(),
@@ -537,13 +539,10 @@ impl ZoneTask {
         (self.dynamic, self.wish) = (attempt.dynamic, attempt.wish);
         (self.ds, self.valid_until) = (made.ds, made.valid_until);
         let serial = made.zone.serial;
-        certificate_keys::enter(&mut self.memory.in_zone, &attempt.keys, serial);
-        self.save();
         if made.changed || self.soa().is_none() {
             self.offer(&made.zone, None);
         }
         self.last = Some(made.zone);
-        self.note_served();
         if let Some(reply) = attempt.update {
             let until = Instant::now() + ACKNOWLEDGED;
             self.waiting.push(Waiting { serial, until, reply });
@@ -623,7 +622,6 @@ impl ZoneTask {
 
     fn told(&mut self, told: super::relays::Told) {
         let newer = self.relays.note(&self.apex, told);
-        self.note_served();
         let Some((theirs, last)) = newer.zip(self.last.as_ref()) else { return };
         let spared = |at: u64| (at..at.saturating_add(OVERTAKE_AGAIN)).contains(&now());
         let again = !self.memory.overtook_at.is_some_and(spared);
@@ -638,20 +636,6 @@ impl ZoneTask {
         self.seen = Some(theirs);
         self.save();
         self.within(Duration::ZERO);
-    }
-
-    /// Since when all relays serve the keys of the mail server.
-    fn note_served(&mut self) {
-        let serving = self.serving();
-        let serials: Option<Vec<u32>> = serving.iter().map(|it| it.serial).collect();
-        let oldest = serials.and_then(|all| {
-            all.into_iter().reduce(|a, b| if serial::is_newer(a, b) { b } else { a })
-        });
-        if let Some(oldest) = oldest
-            && certificate_keys::served(&mut self.memory.in_zone, oldest, now())
-        {
-            self.save();
-        }
     }
 
     fn serving(&self) -> Vec<Serving> {
@@ -702,7 +686,6 @@ impl ZoneTask {
                 wish: self.wish,
                 serial,
                 relays: self.serving(),
-                keys: certificate_keys::published(&self.memory.in_zone),
                 exchangers: match self.zone.primary {
                     None => self.facts.mx_names.clone(),
                     Some(_) => Vec::new(),
