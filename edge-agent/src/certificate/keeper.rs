@@ -384,6 +384,16 @@ impl Work {
         Ok(())
     }
 
+    /// The pair that the mail server gets next. Of one whose file has gone nothing will come: another
+    /// is prepared.
+    fn next_pair(&mut self, key: &crate::zone::plan::KeyDigest) -> Result<Pair, pair::PairError> {
+        let loaded = Pair::load(&self.folder, key);
+        if let Err(pair::PairError::Missing(_)) = &loaded {
+            self.memory.next = None;
+        }
+        loaded
+    }
+
     /// One attempt to have a certificate issued. That it fails is no failure of the step: it is
     /// remembered, with the time of the next attempt.
     async fn obtain(&mut self, wanted: &Wanted) -> Result<(), String> {
@@ -444,10 +454,10 @@ impl Work {
 
     async fn attempt(&mut self, wanted: &Wanted) -> Result<Issued, Failure> {
         let next = self.memory.next.clone().ok_or_else(|| Failure::other("no key is prepared"))?;
-        let broken = |error: pair::PairError| Failure::other(error.to_string());
-        let request = Pair::load(&self.folder, &next.key)
+        let request = self
+            .next_pair(&next.key)
             .and_then(|pair| pair.request(&wanted.names))
-            .map_err(broken)?;
+            .map_err(|error| Failure::other(error.to_string()))?;
         let settings = self.keeper.settings.clone();
         let ca = Authority::meet(&settings, &mut self.accounts, &self.folder, &self.https).await?;
         self.publish();
@@ -593,7 +603,7 @@ impl Work {
         self.waiting = None;
         let Some(next) = self.memory.next.clone() else { return Ok(()) };
         let Some(issued) = progress::issued(&next, wanted).cloned() else { return Ok(()) };
-        let pair = Pair::load(&self.folder, &next.key).map_err(|error| error.to_string())?;
+        let pair = self.next_pair(&next.key).map_err(|error| error.to_string())?;
         let path = pair::chain_file(&self.folder, &next.key);
         let text = std::fs::read_to_string(&path)
             .map_err(|error| format!("{}: {error}", path.display()))?;
