@@ -262,15 +262,22 @@ impl ZoneTask {
     /// What was kept is served again, before anything new is made.
     async fn load(&mut self) {
         let (store, apex) = (self.store.clone(), self.apex.clone());
-        let load = move || (store.memory(), store.updates(&apex), store.zone(&apex));
-        let Ok((memory, updates, zone)) = tokio::task::spawn_blocking(load).await else { return };
-        self.memory = memory;
+        // Signatures are verified, which takes its time.
+        let load = move || {
+            let zone = store.zone(&apex).map(|records| records.and_then(recall));
+            let last = zone.as_ref().ok().and_then(Option::as_ref);
+            let valid = last.and_then(|last| make::admissible(&apex, &last.records, now()).ok());
+            (store.memory(), store.updates(&apex), zone, valid.flatten())
+        };
+        let Ok(loaded) = tokio::task::spawn_blocking(load).await else { return };
+        let (memory, updates, zone, valid_until) = loaded;
+        (self.memory, self.valid_until) = (memory, valid_until);
         match updates {
             Ok(updates) => self.dynamic = updates,
             Err(error) => warn!(zone = %self.zone.name, %error, "records of updates are lost"),
         }
         match zone {
-            Ok(records) => self.last = records.and_then(recall).map(Arc::new),
+            Ok(last) => self.last = last.map(Arc::new),
             Err(error) => {
                 warn!(zone = %self.zone.name, %error, "the last version is lost; a new one is made");
             }
@@ -278,7 +285,6 @@ impl ZoneTask {
         if let Some(last) = self.last.clone() {
             let expires =
                 self.zone.primary.map(|_| std::time::Instant::now() + expire(&last.records));
-            self.valid_until = make::admissible(&self.apex, &last.records, now()).ok().flatten();
             self.offer(&last, expires);
         }
     }
