@@ -1,5 +1,5 @@
 //! The change of the key that the parent zone knows, as it stands on disk between one step and the
-//! next. [`key_roll`] has the rules; here is what was seen when, so that a box which was off goes on
+//! next. [`crate::zone::key_roll`] has the rules; here is what was seen when, so that a box which was off goes on
 //! where it was.
 //!
 //! The new key lies beside the old one until it takes its place. Whoever makes the zone signs with
