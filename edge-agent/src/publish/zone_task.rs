@@ -104,6 +104,8 @@ pub(super) struct ZoneTask {
     memory: Memory,
     facts: Facts,
     dynamic: Vec<Record>,
+    /// Why those are not known. Without them nothing is made: they would leave the zone, for ever.
+    unread: Option<String>,
     last: Option<Arc<Signed>>,
     valid_until: Option<u64>,
     ds: Vec<String>,
@@ -185,6 +187,7 @@ impl ZoneTask {
             memory: Memory::default(),
             facts: Facts::default(),
             dynamic: Vec::new(),
+            unread: None,
             last: None,
             valid_until: None,
             ds: Vec::new(),
@@ -224,6 +227,9 @@ impl ZoneTask {
         self.hear();
         self.due = Instant::now() + AT_START;
         while !stop.is_cancelled() {
+            if self.unread.is_some() && Instant::now() >= self.due {
+                self.load().await;
+            }
             self.glance();
             self.begin();
             self.relays.pursue(&self.shared.uplinks.load(), &self.apex, self.soa().as_ref());
@@ -273,8 +279,11 @@ impl ZoneTask {
         let (memory, updates, zone, valid_until) = loaded;
         (self.memory, self.valid_until) = (memory, valid_until);
         match updates {
-            Ok(updates) => self.dynamic = updates,
-            Err(error) => warn!(zone = %self.zone.name, %error, "records of updates are lost"),
+            Ok(updates) => (self.dynamic, self.unread) = (updates, None),
+            Err(error) => {
+                let fix = "repair the file, or move it away to go on without its records";
+                self.unread = Some(format!("{error}; {fix}"));
+            }
         }
         match zone {
             Ok(last) => self.last = last.map(Arc::new),
@@ -382,9 +391,13 @@ impl ZoneTask {
             self.look();
         }
         if !self.busy && Instant::now() >= self.due {
-            match self.zone.primary {
-                None => self.make(self.dynamic.clone(), None),
-                Some(_) => self.fetch(),
+            match (self.zone.primary, self.unread.clone()) {
+                (None, None) => self.make(self.dynamic.clone(), None),
+                (None, Some(why)) => {
+                    self.due = Instant::now() + RETRY;
+                    self.failed(why);
+                }
+                (Some(_), _) => self.fetch(),
             }
         }
         if self.unsaved && !self.saving {
@@ -606,7 +619,9 @@ impl ZoneTask {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Refresh => self.within(Duration::ZERO),
-            Command::Update(_, _, reply) if self.waiting.len() >= MAX_WAITING => {
+            Command::Update(_, _, reply)
+                if self.waiting.len() >= MAX_WAITING || self.unread.is_some() =>
+            {
                 let _ = reply.send(Rcode::SERVFAIL);
             }
             Command::Update(_, _, reply) if self.zone.primary.is_some() => {

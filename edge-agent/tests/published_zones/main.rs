@@ -119,6 +119,30 @@ fn programs_change_what_they_may_and_it_lasts() {
 }
 
 #[test]
+fn records_of_updates_that_cannot_be_read_stay_in_the_zone() {
+    let home = Home::new(&[]);
+    home.write(&format!("{ALONE}{}", dns(&home)));
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    nsupdate(agent.dns(), "all", ZONE, "update add www.a.example. 60 A 192.0.2.1").unwrap();
+    let serial = agent.serial(ZONE);
+    drop(agent);
+    let file = home.path().join("state/zones").join(ZONE).join("updates.zone");
+    fs::write(&file, "www.a.example. 60 IN A nonsense\n").unwrap();
+    let agent = Agent::start(&home);
+    agent.expect("updates.zone:1: ");
+    assert_eq!(agent.serial(ZONE), serial);
+    assert!(dig(agent.dns(), "www.a.example", "A").contains("192.0.2.1"));
+    let error = nsupdate(agent.dns(), "all", ZONE, "update add x.a.example. 60 A 192.0.2.1");
+    assert!(error.unwrap_err().contains("SERVFAIL"));
+    // Moved away, as the message says, they are given up.
+    drop(agent);
+    fs::remove_file(&file).unwrap();
+    let agent = Agent::start(&home);
+    programs::until(|| !dig(agent.dns(), "www.a.example", "A").contains("192.0.2.1"));
+}
+
+#[test]
 fn a_hidden_primary_is_passed_on_as_it_is() {
     let home = Home::new(&[]);
     let knot = Primary::start(
