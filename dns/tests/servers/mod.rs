@@ -2,7 +2,7 @@
 //! or secondary of `example.org`, stopped when dropped. Those that are not installed are unpacked, by root.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
 use sealpost_tests::name_server;
@@ -164,13 +164,7 @@ impl Drop for Running {
 
 /// A port that is free for UDP and TCP.
 pub(crate) fn free_port() -> u16 {
-    loop {
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = tcp.local_addr().expect("an address").port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
+    name_server::free_port().expect("a free port")
 }
 
 fn nsd(at: &str, port: u16, role: &Role) -> String {

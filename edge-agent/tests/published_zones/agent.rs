@@ -1,7 +1,7 @@
 //! A box in a directory of its own, and the program that runs there.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -68,7 +68,7 @@ impl Home {
     }
 
     pub(crate) fn free_port(&self) -> u16 {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+        sealpost_tests::name_server::free_port().unwrap()
     }
 
     /// What a command says; an error when it failed.

@@ -1,10 +1,12 @@
 //! Programs of others: dig and nsupdate (bind9-dnsutils), ldns-verify-zone (ldnsutils), NSD, Knot.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use sealpost_tests::name_server::{self, Program};
 
 use crate::PATIENCE;
 use crate::agent::Home;
@@ -70,7 +72,12 @@ pub(crate) fn nsupdate(
 }
 
 fn free() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    (Ipv4Addr::LOCALHOST, name_server::free_port().unwrap()).into()
+}
+
+/// Installed, or out of Debian's packages `tree`.
+fn program(name: &str, tree: &str) -> Command {
+    Program::find(name, Some(tree)).unwrap().command()
 }
 
 /// A server that ends when dropped.
@@ -88,10 +95,10 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(program: &str, arguments: &[&str], files: impl Fn(&Path, SocketAddr)) -> Self {
+    fn start(mut program: Command, arguments: &[&str], files: impl Fn(&Path, SocketAddr)) -> Self {
         let (directory, address) = (tempfile::tempdir().unwrap(), free());
         files(directory.path(), address);
-        let child = Command::new(program)
+        let child = program
             .args(arguments)
             .arg("-c")
             .arg(directory.path().join("conf"))
@@ -108,7 +115,7 @@ pub(crate) struct Nsd(Server);
 
 impl Nsd {
     pub(crate) fn start(zone: &str, primary: SocketAddr) -> Self {
-        Self(Server::start("/usr/sbin/nsd", &["-d"], |dir, address| {
+        Self(Server::start(program("nsd", "dns"), &["-d"], |dir, address| {
             let shown = dir.display();
             let conf = format!(
                 "server:\n  ip-address: {}\n  port: {}\n  username: \"\"\n  chroot: \"\"\n  \
@@ -138,7 +145,7 @@ pub(crate) struct Primary {
 
 impl Primary {
     pub(crate) fn start(zone: &str, content: &str) -> Self {
-        let server = Server::start("/usr/sbin/knotd", &[], |dir, address| {
+        let server = Server::start(program("knotd", "knot"), &[], |dir, address| {
             std::fs::write(dir.join(format!("{zone}.zone")), format!("$TTL 60\n{content}"))
                 .unwrap();
             std::fs::write(dir.join("conf"), conf(dir, address, zone, None)).unwrap();
@@ -154,7 +161,7 @@ impl Primary {
 
     fn knotc(&self, arguments: &[&str]) {
         let path = self.server.directory.path().join("knot.sock");
-        let ran = Command::new("knotc").arg("-s").arg(path).args(arguments).output().unwrap();
+        let ran = program("knotc", "knot").arg("-s").arg(path).args(arguments).output().unwrap();
         assert!(ran.status.success(), "{arguments:?}: {}", text(&ran));
     }
 
