@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Trees are kept from run to run: unpacking is the slow part and needs the network.
 pub(crate) const CACHE: &str = "/var/cache/sealpost-tests";
@@ -22,10 +22,17 @@ const LIST: &str = include_str!("../debian-packages-unpacked");
 
 /// The directory with the unpacked packages of `tree`, downloaded first if this machine has
 /// not done so yet. Several test programs may ask at once: one works, the others wait.
+///
+/// A tree holds what its packages need and the machine lacks, so it is made again when the machine's
+/// own packages have changed: with one less, a program of the tree would miss a library.
 pub fn unpacked(tree: &str) -> Result<PathBuf> {
     let packages = packages_of(tree)?;
-    kept(tree, &packages.join(" "), |home, root| {
+    let wanted = format!("{}\n{}", packages.join(" "), installed()?);
+    kept(tree, &wanted, |home, root| {
         let archives = home.join("archives");
+        if archives.exists() {
+            fs::remove_dir_all(&archives)?;
+        }
         download(&packages, &archives).with_context(|| format!("download {packages:?}"))?;
         prepare(root)?;
         for entry in fs::read_dir(&archives)? {
@@ -60,6 +67,15 @@ pub(crate) fn kept(
     make(&home, &root)?;
     fs::write(&complete, wanted)?;
     Ok(root)
+}
+
+/// The machine's own packages, a line each: what is left of it, its name, its version.
+fn installed() -> Result<String> {
+    let format = "--showformat=${db:Status-Status} ${binary:Package} ${Version}\n";
+    let output = Command::new("dpkg-query").args(["--show", format]).output();
+    let output = output.context("run dpkg-query (these tests need Debian)")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn packages_of(tree: &str) -> Result<Vec<&'static str>> {
