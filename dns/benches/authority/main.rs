@@ -7,11 +7,11 @@
 //! pairs within a round. Ours is the program `sealpost-dns`, started with zones that it kept (for the
 //! replacing of zones it is the engine and its sockets alone); it makes cookies and counts against rate
 //! limits, which are so high that one client does not reach them. The servers have the first processor
-//! and dnsperf the second. Rounds in which the host took processors away are shown and not counted.
+//! and who asks the second. Rounds in which the host took processors away are shown and not counted.
 //!
 //! `cargo bench -p sealpost-dns --bench authority -- [ROUNDS] [speed] [memory] [load] [swap]`
 
-mod dnsperf;
+mod asking;
 #[path = "../../tests/judges/master_file.rs"]
 mod master_file;
 #[path = "../../tests/judges/ours.rs"]
@@ -25,7 +25,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sealpost_tests::name_server::{Program, Signer};
+use sealpost_tests::name_server::Signer;
 use sealpost_tests::processors::Processors;
 
 use crate::servers::{Kind, Prepared, Server, Swapped};
@@ -38,7 +38,7 @@ const ROUNDS: usize = 7;
 const TAKEN_AT_MOST: f64 = 0.03;
 /// So many rounds are tried for each that shall count.
 const PATIENCE: usize = 4;
-/// Processors of the server and of dnsperf.
+/// Processors of the server and of who asks.
 const SERVER: usize = 0;
 const CLIENT: usize = 1;
 /// A socket's buffer may overflow when a processor is away for a moment. A server that limits its
@@ -47,9 +47,8 @@ const LOST_AT_MOST: u64 = 200;
 /// Zones for memory, and for the time of loading.
 const MANY: usize = 10_000;
 const VERY_MANY: usize = 100_000;
-/// Between two replacements of a zone, and questions a second meanwhile.
+/// Between two replacements of a zone.
 const BETWEEN_SWAPS: Duration = Duration::from_millis(5);
-const RATE_WHILE_SWAPPED: u32 = 20_000;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -67,13 +66,12 @@ fn main() -> Result<()> {
     let wanted = |what: &str| named.is_empty() || named.contains(&what);
     ensure!(std::thread::available_parallelism()?.get() > CLIENT, "this takes two processors");
     sealpost_daemon::open_files::raise();
-    let dnsperf = Program::find("dnsperf", None)?;
     let signer = Signer::new()?;
     if wanted("speed") {
-        speed(&dnsperf, &signer, rounds)?;
+        speed(&signer, rounds)?;
     }
     if wanted("swap") {
-        swap(&dnsperf)?;
+        swap()?;
     }
     if wanted("memory") {
         memory(&signer)?;
@@ -90,18 +88,18 @@ struct Speed {
     per_second: f64,
     /// Microseconds of the server's processor time a question.
     cost: f64,
+    /// How much of its processor the server used, from 0 to 1. Where that is little, who asks was too slow.
+    busy: f64,
 }
 
-fn speed(dnsperf: &Program, signer: &Signer, rounds: usize) -> Result<()> {
+fn speed(signer: &Signer, rounds: usize) -> Result<()> {
     let zones = Prepared::new(zones::for_speed(signer)?)?;
     let servers = Kind::ALL
         .map(|kind| Ok((kind, Server::start(kind, &zones, SERVER)?)))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
-    let files = tempfile::tempdir()?;
     for mix in Mix::SPEED {
-        let questions = files.path().join(mix.name());
-        mix.write(&questions)?;
+        let mut questions = mix.questions()?;
         let mut counted: Vec<Vec<Speed>> = Vec::new();
         for round in 0..rounds * PATIENCE {
             if counted.len() == rounds {
@@ -111,13 +109,15 @@ fn speed(dnsperf: &Program, signer: &Signer, rounds: usize) -> Result<()> {
             let mut speeds = vec![None; servers.len()];
             for at in 0..servers.len() {
                 let at = (at + round) % servers.len();
-                speeds[at] = Some(measure(dnsperf, &servers[at].1, &questions)?);
+                speeds[at] = Some(measure(&servers[at].1, &mut questions)?);
             }
             let taken = host.taken_since()?;
             let speeds: Vec<Speed> = speeds.into_iter().flatten().collect();
             print!("{}, round {}:", mix.name(), round + 1);
             for ((kind, _), speed) in servers.iter().zip(&speeds) {
-                print!(" {} {:.0}/s {:.2} µs;", kind.name(), speed.per_second, speed.cost);
+                let Speed { per_second, cost, busy } = speed;
+                let busy = busy * 100.0;
+                print!(" {} {per_second:.0}/s {cost:.2} µs busy {busy:.0} %;", kind.name());
             }
             println!(" the host took {:.0} %", taken * 100.0);
             if taken <= TAKEN_AT_MOST {
@@ -130,16 +130,18 @@ fn speed(dnsperf: &Program, signer: &Signer, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-fn measure(dnsperf: &Program, server: &Server, questions: &Path) -> Result<Speed> {
+fn measure(server: &Server, questions: &mut [Vec<u8>]) -> Result<Speed> {
     let before = processes::processor_time(server.pid())?;
-    let measured = dnsperf::run(dnsperf, server.address(), questions, ROUND, CLIENT, None)?;
+    let measured = asking::run(server.address(), questions, ROUND, CLIENT)?;
     let used = processes::processor_time(server.pid())? - before;
     ensure!(measured.good == measured.answered, "other answers than asked for: {measured:?}");
     let lost = measured.asked - measured.answered;
     ensure!(lost <= LOST_AT_MOST, "questions without answers: {measured:?}");
+    let cost = used.as_secs_f64() / measured.answered as f64;
     Ok(Speed {
         per_second: measured.per_second,
-        cost: used.as_secs_f64() * 1e6 / measured.answered as f64,
+        cost: cost * 1e6,
+        busy: cost * measured.per_second,
     })
 }
 
@@ -215,24 +217,20 @@ fn load(signer: &Signer) -> Result<()> {
 }
 
 /// Replaces one zone again and again while it is asked for.
-fn swap(dnsperf: &Program) -> Result<()> {
+fn swap() -> Result<()> {
     let zones = zones::small(MANY)?;
     let mut server = Swapped::start(&zones, SERVER)?;
     let address = server.address();
-    let files = tempfile::tempdir()?;
-    let questions = files.path().join(Mix::Swapped.name());
-    Mix::Swapped.write(&questions)?;
+    let mut questions = Mix::Swapped.questions()?;
     let (measured, swaps) = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            dnsperf::run(dnsperf, address, &questions, ROUND, CLIENT, Some(RATE_WHILE_SWAPPED))
-        });
+        let asking = scope.spawn(|| asking::run(address, &mut questions, ROUND, CLIENT));
         let mut serial = 1;
         while !asking.is_finished() {
             serial += 1;
             server.swap(serial)?;
             sleep(BETWEEN_SWAPS);
         }
-        let measured = asking.join().ok().context("dnsperf's thread failed")??;
+        let measured = asking.join().ok().context("asking failed")??;
         anyhow::Ok((measured, serial - 1))
     })?;
     println!("one of {MANY} zones replaced {swaps} times: {measured:?}");

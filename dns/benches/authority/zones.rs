@@ -1,9 +1,9 @@
 //! The zones that are served and the questions about them.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use anyhow::Result;
+use domain::base::{MessageBuilder, Name, Rtype};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -11,7 +11,7 @@ use sealpost_tests::name_server::{Denial, Signer, ZoneFiles};
 
 /// Of a zone with many names.
 const MANY: usize = 10_000;
-/// Questions in a file; it is asked again and again.
+/// Questions of a mix, which are asked again and again.
 const QUESTIONS: usize = 50_000;
 const MAIL: &str = "mail.example.";
 const LARGE: &str = "large.example.";
@@ -115,35 +115,53 @@ impl Mix {
         }
     }
 
-    /// Writes the questions, one a line, as dnsperf reads them.
-    pub(crate) fn write(self, path: &Path) -> Result<()> {
+    /// The questions, with the DO bit.
+    pub(crate) fn questions(self) -> Result<Vec<Vec<u8>>> {
         let mut random = StdRng::seed_from_u64(5);
-        let mut lines: Vec<String> = match self {
+        let mut questions: Vec<Vec<u8>> = match self {
             Mix::Mail => {
                 let all = [
-                    format!("{MAIL} MX"),
-                    format!("mx1.{MAIL} A"),
-                    format!("mx1.{MAIL} AAAA"),
-                    format!("_25._tcp.mx1.{MAIL} TLSA"),
-                    format!("{MAIL} TXT"),
-                    format!("_dmarc.{MAIL} TXT"),
-                    format!("s1._domainkey.{MAIL} TXT"),
-                    format!("{MAIL} NS"),
+                    question(MAIL, Rtype::MX)?,
+                    question(&format!("mx1.{MAIL}"), Rtype::A)?,
+                    question(&format!("mx1.{MAIL}"), Rtype::AAAA)?,
+                    question(&format!("_25._tcp.mx1.{MAIL}"), Rtype::TLSA)?,
+                    question(MAIL, Rtype::TXT)?,
+                    question(&format!("_dmarc.{MAIL}"), Rtype::TXT)?,
+                    question(&format!("s1._domainkey.{MAIL}"), Rtype::TXT)?,
+                    question(MAIL, Rtype::NS)?,
                 ];
                 all.iter().cycle().take(QUESTIONS).cloned().collect()
             }
             Mix::NxDomain => (0..QUESTIONS)
                 .map(|_| {
                     let letters = (0..8).map(|_| char::from(random.random_range(b'a'..=b'z')));
-                    format!("{}.{MAIL} A", letters.collect::<String>())
+                    question(&format!("{}.{MAIL}", letters.collect::<String>()), Rtype::A)
                 })
-                .collect(),
+                .collect::<Result<_>>()?,
             Mix::Large => (0..QUESTIONS)
-                .map(|_| format!("host{}.{LARGE} A", random.random_range(0..MANY)))
-                .collect(),
-            Mix::Swapped => vec![format!("{} MX", successor(0).0)],
+                .map(|_| {
+                    let host = random.random_range(0..MANY);
+                    question(&format!("host{host}.{LARGE}"), Rtype::A)
+                })
+                .collect::<Result<_>>()?,
+            Mix::Swapped => vec![question(successor(0).0, Rtype::MX)?; QUESTIONS],
         };
-        lines.shuffle(&mut random);
-        Ok(std::fs::write(path, lines.join("\n") + "\n")?)
+        questions.shuffle(&mut random);
+        Ok(questions)
     }
+}
+
+/// A message that asks it, with the DO bit.
+fn question(name: &str, rtype: Rtype) -> Result<Vec<u8>> {
+    /// What resolvers take by UDP (the DNS flag day of 2020).
+    const PAYLOAD: u16 = 1232;
+    let mut message = MessageBuilder::new_vec().question();
+    message.push((name.parse::<Name<Vec<u8>>>()?, rtype))?;
+    let mut message = message.additional();
+    message.opt(|opt| {
+        opt.set_udp_payload_size(PAYLOAD);
+        opt.set_dnssec_ok(true);
+        Ok(())
+    })?;
+    Ok(message.finish())
 }
