@@ -1,14 +1,20 @@
 //! Puts the name server together: sockets, zones and transfers. It is a part of a program, which brings
 //! the way to primaries ([`Connect`]) and what parents say ([`Parent`]), and keeps the zones as it likes by a
 //! [`Handle`].
+//!
+//! What strangers ask is answered on threads of the name server, so that they cannot keep the program from
+//! its own work: datagrams on those of `udp`, streams on [`OwnThread`]. On the runtime of the program is what
+//! it asks for itself, as it may know the way there: transfers from primaries, and notices to secondaries.
+//! Between the two are channels that are bounded and, where strangers fill them, drop what is too much.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use prometheus::Registry;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -18,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::catalog_zone::read::Members;
 use crate::config::{self, Limits, RateLimit};
@@ -27,6 +33,7 @@ use crate::desk::Desk;
 use crate::engine::Engine;
 use crate::handle::Handle;
 use crate::metrics::{Metrics, Reading};
+use crate::own_thread::OwnThread;
 use crate::rate_limit::{Rate, Rates};
 use crate::record::Name;
 use crate::secondaries::{Secondaries, Shelf, Zone};
@@ -84,6 +91,7 @@ pub struct NameServer<C: Connect, P: Parent> {
     clock: Clock,
     threads: NonZeroUsize,
     tasks: JoinSet<()>,
+    own: OwnThread,
 }
 
 impl<C: Connect, P: Parent> NameServer<C, P> {
@@ -94,7 +102,8 @@ impl<C: Connect, P: Parent> NameServer<C, P> {
         parent: P,
         registry: &Registry,
     ) -> anyhow::Result<Self> {
-        let sockets = Sockets::bind(&settings)?;
+        let own = OwnThread::start("dns-streams").context("a thread for TCP, TLS and QUIC")?;
+        let sockets = Sockets::bind(&settings, own.runtime())?;
         let Settings { state, threads, cookies, rate_limit, limits, keys, .. } = settings;
         let per_address = u32::try_from(threads.get()).unwrap_or(u32::MAX);
         let engine = Engine::new(self::cookies(&cookies)?, Some(rates(rate_limit)), per_address);
@@ -137,7 +146,19 @@ impl<C: Connect, P: Parent> NameServer<C, P> {
         tasks.spawn(notifier.run());
         tasks.spawn(refreshing.run());
         let handle = Handle::new(zones.clone(), server);
-        Ok(Self { sockets, engine, zones, handle, desk, streams, serving, clock, threads, tasks })
+        Ok(Self {
+            sockets,
+            engine,
+            zones,
+            handle,
+            desk,
+            streams,
+            serving,
+            clock,
+            threads,
+            tasks,
+            own,
+        })
     }
 
     /// Reads the zones that were kept, so that they are served without their primaries. `wanted` says for each
@@ -167,32 +188,37 @@ impl<C: Connect, P: Parent> NameServer<C, P> {
     }
 
     /// Answers until `stop`, then ends what is under way. Transfers to slow clients can take long; whoever does
-    /// not wait for them drops this.
+    /// not wait for them drops this. An error is a part of it that failed: then nothing answers any more.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { sockets, engine, desk, streams, serving, clock, mut tasks, .. } = self;
+        let Self { sockets, engine, desk, streams, serving, clock, mut tasks, own, .. } = self;
         let connections = TaskTracker::new();
         for address in sockets.udp.local_addrs() {
             info!(%address, "listening");
         }
         for listener in sockets.streams {
-            tasks.spawn(listener.run(streams.clone(), connections.clone()));
+            tasks.spawn_on(listener.run(streams.clone(), connections.clone()), own.runtime());
         }
         for listener in sockets.quic {
-            tasks.spawn(listener.run(streams.clone(), connections.clone()));
+            tasks.spawn_on(listener.run(streams.clone(), connections.clone()), own.runtime());
         }
         let (transfers, mut handed) = mpsc::channel(udp::HANDED);
         // Anybody can send such datagrams as fast as he likes, and an answer may wait for its socket:
         // nothing for a runtime that may have one thread for all. It ends with the last who sends to it.
         let answer = move || {
             while let Some(handed) = handed.blocking_recv() {
-                desk.answer(&handed);
+                if catch_unwind(AssertUnwindSafe(|| desk.answer(&handed))).is_err() {
+                    error!("answering a notice failed inside; please report it");
+                }
             }
         };
         thread::Builder::new().name("dns-desk".to_owned()).spawn(answer)?;
         let threads = sockets.udp.run(&Arc::new(engine), &transfers, clock)?;
         *serving.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
 
-        stop.cancelled().await;
+        let ended = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            why = first_to_end(&mut tasks) => Err(why),
+        };
         streams.shutdown();
         connections.close();
         let threads = serving.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -200,14 +226,29 @@ impl<C: Connect, P: Parent> NameServer<C, P> {
             // Ends its threads, and waits for them.
             tokio::task::spawn_blocking(move || threads.shutdown()).await?;
         }
-        connections.wait().await;
+        // Nobody is to hear late of what failed.
+        if ended.is_ok() {
+            connections.wait().await;
+        }
         tasks.shutdown().await;
-        Ok(())
+        own.end().await;
+        ended
+    }
+}
+
+/// Why a task ended that should not. A name server that answers in part alone is worse for resolvers than one
+/// that is away, and is easily overlooked.
+async fn first_to_end(tasks: &mut JoinSet<()>) -> anyhow::Error {
+    match tasks.join_next().await {
+        Some(Err(error)) => anyhow!(error).context("a part of the name server failed inside"),
+        Some(Ok(())) | None => anyhow!("a part of the name server ended"),
     }
 }
 
 impl Sockets {
-    fn bind(settings: &Settings) -> anyhow::Result<Self> {
+    /// Binds them; those for streams are served by `runtime`.
+    fn bind(settings: &Settings, runtime: &tokio::runtime::Handle) -> anyhow::Result<Self> {
+        let _within = runtime.enter();
         let udp = Udp::bind(&settings.listen, settings.threads)
             .context("cannot listen for datagrams on the addresses of `listen`")?;
         let listen = |address: &SocketAddr| format!("cannot listen on {address}");
@@ -267,4 +308,18 @@ fn certificate(tls: &config::Tls) -> anyhow::Result<SingleCertAndKey> {
     let certified = CertifiedKey::from_der(chain, key, &default_provider())
         .with_context(|| format!("{} and its key do not fit", tls.certificate.display()))?;
     Ok(certified.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_fails_is_heard_of() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        tasks.spawn(async { panic!("a fault") });
+        let why = format!("{:#}", first_to_end(&mut tasks).await);
+        assert!(why.contains("failed inside") && why.contains("a fault"), "{why}");
+    }
 }

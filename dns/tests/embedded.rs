@@ -299,6 +299,37 @@ async fn zones_come_follow_notices_go_and_are_kept() {
     ours.end().await;
 }
 
+/// Whoever asks by TCP is answered while the one thread of the program around is busy, and the name server
+/// leaves nothing behind when it ends.
+#[tokio::test]
+async fn streams_do_not_wait_for_the_program_around() {
+    use std::io::{Read, Write};
+    let (state, boxes) = (tempfile::tempdir().unwrap(), Boxes::default());
+    boxes.put(1, plain("a.example", 3));
+    let ours = Ours::start(state.path(), &boxes, &[]).await;
+    ours.handle.add(zone("a.example", 1)).await;
+    ours.until("a.example", Ok(3)).await;
+    let ask = |address| -> io::Result<Vec<u8>> {
+        // Blocks the runtime of this test, which is the program's.
+        let mut stream = std::net::TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut query = MessageBuilder::new_stream_vec().question();
+        query.push((name("a.example"), Rtype::SOA)).unwrap();
+        stream.write_all(query.finish().as_stream_slice())?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask(ours.address).unwrap();
+    let message = Message::from_slice(&answer).unwrap();
+    assert_eq!((message.header().rcode(), message.header_counts().ancount()), (Rcode::NOERROR, 1));
+    let address = ours.address;
+    ours.end().await;
+    assert_eq!(ask(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+}
+
 #[tokio::test]
 async fn a_zone_is_fetched_once_and_nothing_stays() {
     let (state, boxes) = (tempfile::tempdir().unwrap(), Boxes::default());

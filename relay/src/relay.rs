@@ -262,9 +262,12 @@ impl Relay {
         for listener in self.agent_listeners {
             background.spawn(listener.run(self.agents.clone(), background.clone()));
         }
-        if let (Some(zones), Some(bound)) = (self.zones.clone(), self.name_server) {
-            background.spawn(zones.run(bound, self.stop.clone()));
-        }
+        let name_server = match (self.zones.clone(), self.name_server) {
+            (Some(zones), Some(bound)) => {
+                Some(background.spawn(zones.run(bound, self.stop.clone())))
+            }
+            _ => None,
+        };
         background.spawn({
             let stop = self.stop.clone();
             async move {
@@ -315,6 +318,10 @@ impl Relay {
         }
         for endpoint in endpoints {
             let _ = timeout(LAST_WORDS, endpoint.wait_idle()).await;
+        }
+        if let Some(name_server) = name_server {
+            // Transfers to secondaries may go on for long, and are begun anew by them.
+            let _ = timeout(LAST_WORDS, name_server).await;
         }
         info!("stopped");
         Ok(())

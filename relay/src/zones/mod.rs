@@ -111,7 +111,8 @@ impl Zones {
         &self.addresses
     }
 
-    /// Serves what was kept, then what boxes bring, until `stop`.
+    /// Serves what was kept, then what boxes bring, until `stop`. Those who ask are answered on threads of the
+    /// name server; what is fetched through tunnels is on the runtime of this.
     pub async fn run(self: Arc<Self>, Bound(server): Bound, stop: CancellationToken) {
         let gone = Arc::<Lock<Vec<Name>>>::default();
         let wanted = {
