@@ -1,14 +1,16 @@
 //! All zones that are served. Reading takes no lock; replacing one zone costs the same however many there
-//! are.
+//! are, but for those below it ([`nesting`](crate::nesting)), for each of which it is decided whether it is
+//! answered from.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::name::Lower;
+use crate::nesting::{Nesting, Turned};
 use crate::zone::Zone;
 
 /// Parts of the catalog, each of which is copied when one of its zones is replaced: with 100,000 zones some
@@ -21,26 +23,46 @@ pub enum Entry {
     /// It is served.
     Serving(Arc<Zone>),
     /// It is to be served, but what is here of it, if anything, is too old (SERVFAIL). What a zone above it
-    /// says is no answer either. Its name in lower case.
-    Expired(Arc<[u8]>),
+    /// says is no answer either. Its name in lower case, and what is here of it.
+    Expired(Arc<[u8]>, Option<Arc<Zone>>),
 }
 
 impl Entry {
     /// Its name in lower case.
-    fn name(&self) -> &[u8] {
+    pub(crate) fn name(&self) -> &[u8] {
         match self {
             Self::Serving(zone) => zone.apex_lower(),
-            Self::Expired(name) => name,
+            Self::Expired(name, _) => name,
+        }
+    }
+
+    /// The last version that is here, expired or not.
+    pub(crate) fn last(&self) -> Option<Arc<Zone>> {
+        match self {
+            Self::Serving(zone) => Some(zone.clone()),
+            Self::Expired(_, zone) => zone.clone(),
         }
     }
 }
 
+/// A zone whose names another zone answers for from now on, or does not any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its name in lower case, in wire format.
+    pub name: Box<[u8]>,
+    /// A zone above it is here and does not delegate it.
+    pub hidden: bool,
+}
+
 /// All zones, by their names.
 pub struct Catalog {
+    /// Those that are answered from.
     parts: Box<[ArcSwap<HashTable<Entry>>]>,
     state: RandomState,
     /// For each number of labels whether there was ever a zone with it: most questions need one look.
     depths: [AtomicU64; 2],
+    /// All of them. For those alone who change something, one after the other.
+    nesting: Mutex<Nesting>,
 }
 
 impl Default for Catalog {
@@ -49,6 +71,7 @@ impl Default for Catalog {
             parts: (0..PARTS).map(|_| ArcSwap::default()).collect(),
             state: RandomState::default(),
             depths: Default::default(),
+            nesting: Mutex::default(),
         }
     }
 }
@@ -85,16 +108,56 @@ impl Catalog {
         look(None)
     }
 
-    /// Serves a zone instead of what there was of its name.
-    pub fn insert(&self, entry: Entry) {
-        let labels = crate::name::labels(entry.name()).count();
-        self.depths[labels / 64].fetch_or(1 << (labels % 64), Relaxed);
-        self.change(entry.name(), Some(&entry));
+    /// Serves a zone instead of what there was of its name, unless one above it is here that does not delegate
+    /// it. Says which zones turned by that, itself among them.
+    pub fn insert(&self, entry: Entry) -> Vec<Change> {
+        let mut nesting = self.nesting();
+        let (hidden, new, turned) = nesting.put(entry.clone());
+        let mut changes = self.turn(turned);
+        self.place(&entry, hidden);
+        if new {
+            changes.push(Change { name: entry.name().into(), hidden });
+        }
+        changes
     }
 
-    /// Does not know a zone any more.
-    pub fn remove(&self, name: &[u8]) {
+    /// Does not know a zone any more. Says which others turned by that.
+    pub fn remove(&self, name: &[u8]) -> Vec<Change> {
+        let mut nesting = self.nesting();
+        let turned = nesting.remove(name);
         self.change(name, None);
+        self.turn(turned)
+    }
+
+    /// Whether a zone is here that is not answered from, as one above it does not delegate it.
+    pub fn is_hidden(&self, name: &[u8]) -> bool {
+        self.nesting().is_hidden(name)
+    }
+
+    /// How many zones are hidden so.
+    pub fn hidden(&self) -> usize {
+        self.nesting().hidden()
+    }
+
+    fn nesting(&self) -> MutexGuard<'_, Nesting> {
+        self.nesting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, turned: Vec<Turned>) -> Vec<Change> {
+        let turn = |Turned { entry, hidden }: Turned| {
+            self.place(&entry, hidden);
+            Change { name: entry.name().into(), hidden }
+        };
+        turned.into_iter().map(turn).collect()
+    }
+
+    fn place(&self, entry: &Entry, hidden: bool) {
+        if hidden {
+            return self.change(entry.name(), None);
+        }
+        let labels = crate::name::labels(entry.name()).count();
+        self.depths[labels / 64].fetch_or(1 << (labels % 64), Relaxed);
+        self.change(entry.name(), Some(entry));
     }
 
     fn change(&self, name: &[u8], entry: Option<&Entry>) {

@@ -243,7 +243,7 @@ impl Engine {
                 let left = at_apex.then(|| zone.expires_in(unix_time::seconds())).flatten();
                 Ok((class, left))
             }
-            Some(Entry::Expired(_)) => Err(Rcode::ServFail),
+            Some(Entry::Expired(..)) => Err(Rcode::ServFail),
             None => Err(Rcode::Refused),
         };
         match self.catalog.with(&query.name, query.rtype == rtype::DS, look) {

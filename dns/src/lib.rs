@@ -13,6 +13,7 @@ pub mod engine;
 pub mod handle;
 mod metrics;
 pub mod name;
+mod nesting;
 mod own_thread;
 pub mod prefix;
 mod program;

@@ -21,7 +21,7 @@ pub(crate) struct Reading {
     pub(crate) queries: [u64; 4],
     /// Of threads.
     pub(crate) panics: u64,
-    /// All and served.
+    /// All, served and hidden.
     pub(crate) zones: Count,
 }
 
@@ -79,7 +79,8 @@ impl<R: Fn() -> Reading + Send + Sync + 'static> Metrics<R> {
         let set = |state, count: usize| {
             self.zones.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         };
-        set("served", zones.served);
+        set("served", zones.served.saturating_sub(zones.hidden));
+        set("hidden", zones.hidden);
         set("missing", zones.all - zones.served);
     }
 }

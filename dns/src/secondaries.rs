@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use dashmap::{DashMap, Entry as Place};
 use domain::rdata::ZoneRecordData;
 use tokio::sync::{Mutex as Turn, Notify, Semaphore};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::admission::{self, Seal};
-use crate::catalog::Entry;
+use crate::catalog::{Change, Entry};
 use crate::catalog_zone::read::{Members, read};
 use crate::catalog_zone::touched::Touched;
 use crate::config::Limits;
@@ -71,8 +72,10 @@ pub(crate) enum Purpose {
 pub struct Status {
     /// Its name.
     pub name: Name,
-    /// Whether it is served.
+    /// Whether it is served: the version that is here has not expired.
     pub served: bool,
+    /// Whether another zone answers for its names all the same: one above it that does not delegate it.
+    pub hidden: bool,
     /// The version that is here, served or not; `None` until one came.
     pub version: Option<Here>,
     /// Why the last try to have a newer one failed; `None` when it did not.
@@ -95,6 +98,8 @@ pub struct Count {
     pub all: usize,
     /// Those that are served, and catalogs that are here.
     pub served: usize,
+    /// Those of the served ones that are hidden by a zone above them.
+    pub hidden: usize,
 }
 
 /// All zones that come from elsewhere.
@@ -170,13 +175,14 @@ impl<P> Held<P> {
         self.state().here.clone()
     }
 
-    fn status(&self) -> Status {
+    fn status(&self, hidden: bool) -> Status {
         let state = self.state();
         let here =
             |version: &Arc<Version>| Here { serial: version.serial(), standing: version.standing };
         Status {
             name: self.zone.load().name.clone(),
             served: state.served,
+            hidden,
             version: state.here.as_ref().map(here),
             error: state.error.clone(),
         }
@@ -344,16 +350,38 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         let entry = match &state.here {
             Some(version) if serve => Entry::Serving(version.zone.clone()),
             // Nobody else's view of it is right either.
-            _ => Entry::Expired(lower(&held.zone.load().name).into()),
+            here => {
+                let last = here.as_ref().map(|version| version.zone.clone());
+                Entry::Expired(lower(&held.zone.load().name).into(), last)
+            }
         };
         if let Entry::Serving(zone) = &entry {
             zone.set_expires(state.here.as_ref().map_or(0, |here| here.standing.expires));
         }
         let served = matches!(entry, Entry::Serving(_));
         if held.purpose == Purpose::Serve {
-            self.engine.catalog.insert(entry);
+            let changes = self.engine.catalog.insert(entry);
+            self.turned(&held.zone.load().name, changes);
         }
         self.mark(state, served);
+    }
+
+    /// Zones are answered from or not, as something changed with the zone `by`.
+    fn turned(&self, by: &Name, changes: Vec<Change>) {
+        for hidden in [true, false] {
+            let of = changes.iter().filter(|change| change.hidden == hidden);
+            let names =
+                of.filter_map(|it| Name::from_octets(Bytes::copy_from_slice(&it.name)).ok());
+            let names: Vec<Name> = names.collect();
+            let Some(first) = names.first() else { continue };
+            names.iter().for_each(|name| self.touched.add(name));
+            let zones = names.len();
+            if hidden {
+                warn!(%first, zones, %by, "not answered from: a zone above is here and does not delegate it");
+            } else {
+                info!(%first, zones, %by, "answered from again: no zone above keeps its names");
+            }
+        }
     }
 
     fn mark(&self, state: &mut State, served: bool) {
@@ -456,7 +484,8 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             state.gone = true;
             self.mark(&mut state, false);
             if held.purpose == Purpose::Serve {
-                self.engine.catalog.remove(&lower(apex));
+                let changes = self.engine.catalog.remove(&lower(apex));
+                self.turned(apex, changes);
                 self.touched.add(apex);
             }
         }
@@ -475,11 +504,12 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
     pub(crate) fn count(&self) -> Count {
         let all = self.zones.len();
         // Both change while they are read.
-        Count { all, served: self.served.load(Relaxed).min(all) }
+        let served = self.served.load(Relaxed).min(all);
+        Count { all, served, hidden: self.engine.catalog.hidden().min(served) }
     }
 
     pub(crate) fn status(&self, apex: &Name) -> Option<Status> {
-        self.held(apex).map(|held| held.status())
+        self.held(apex).map(|held| held.status(self.is_hidden(apex)))
     }
 
     /// The members of a catalog of which a version is here.
@@ -487,15 +517,22 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         self.held(catalog)?.state().members.clone()
     }
 
-    /// Where a zone comes from that is served, or was; none for one of which no version came yet.
+    /// Where a zone comes from that is served, or was; none for one of which no version came yet, or that is
+    /// hidden: others, who may not look at zones above it, are not to answer for its names either.
     pub(crate) fn origin(&self, apex: &Name) -> Option<String> {
-        origin(&*self.held(apex)?)
+        let origin = origin(&*self.held(apex)?)?;
+        (!self.is_hidden(apex)).then_some(origin)
     }
 
     /// All zones of which there is a version, and where they come from.
     pub(crate) fn origins(&self) -> Vec<(Name, Option<String>)> {
         let named = self.zones.iter().map(|held| (held.key().clone(), origin(&**held)));
-        named.filter(|(_, origin)| origin.is_some()).collect()
+        let named = named.filter(|(apex, origin)| origin.is_some() && !self.is_hidden(apex));
+        named.collect()
+    }
+
+    fn is_hidden(&self, apex: &Name) -> bool {
+        self.engine.catalog.is_hidden(&lower(apex))
     }
 
     /// Gives a zone that was made here to those of these rules, and tells `notify` of it. No plain query is
@@ -530,7 +567,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
     }
 
     pub(crate) fn list(&self) -> Vec<Status> {
-        self.zones.iter().map(|held| held.status()).collect()
+        self.zones.iter().map(|held| held.status(self.is_hidden(held.key()))).collect()
     }
 
     fn held(&self, apex: &Name) -> Option<Arc<Held<C::Peer>>> {

@@ -201,18 +201,38 @@ impl Ours {
 
     /// The serial that is answered, or the error.
     async fn serial(&self, apex: &str) -> Result<u32, Rcode> {
+        let message = self.ask(apex).await?;
+        let answer = message.answer().unwrap().limit_to_in::<Soa<ParsedName<_>>>().next();
+        Ok(answer.unwrap().unwrap().data().serial().into_int())
+    }
+
+    /// How many records the answer has to the question for a SOA record.
+    async fn answers(&self, apex: &str) -> Result<u16, Rcode> {
+        Ok(self.ask(apex).await?.header_counts().ancount())
+    }
+
+    async fn wait_for_version(&self, apex: &str, serial: u32) {
+        let here = || self.handle.status(&name(apex))?.version;
+        let look = async {
+            while here().is_none_or(|here| here.serial != serial) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.unwrap();
+    }
+
+    async fn ask(&self, apex: &str) -> Result<Message<Vec<u8>>, Rcode> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let mut query = MessageBuilder::new_vec().question();
         query.push((name(apex), Rtype::SOA)).unwrap();
         socket.send_to(&query.finish(), self.address).await.unwrap();
         let mut buffer = [0; 1500];
         let received = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await;
-        let message = Message::from_slice(&buffer[..received.unwrap().unwrap()]).unwrap();
-        if message.header().rcode() != Rcode::NOERROR {
-            return Err(message.header().rcode());
+        let message = Message::from_octets(buffer[..received.unwrap().unwrap()].to_vec()).unwrap();
+        match message.header().rcode() {
+            Rcode::NOERROR => Ok(message),
+            error => Err(error),
         }
-        let answer = message.answer().unwrap().limit_to_in::<Soa<ParsedName<_>>>().next();
-        Ok(answer.unwrap().unwrap().data().serial().into_int())
     }
 
     async fn until(&self, apex: &str, wanted: Result<u32, Rcode>) {
@@ -296,6 +316,55 @@ async fn zones_come_follow_notices_go_and_are_kept() {
     ours.handle.remove(&name("c.example")).await.unwrap();
     assert!(!file.exists());
     assert_eq!(ours.handle.list().len(), 1);
+    ours.end().await;
+}
+
+/// A zone, and one below it that others have.
+#[tokio::test]
+async fn a_zone_answers_for_what_it_does_not_delegate() {
+    let (state, boxes) = (tempfile::tempdir().unwrap(), Boxes::default());
+    let with = |serial, more: &str| {
+        let mut zone = plain("a.example", serial);
+        zone.extend(parse(more));
+        zone
+    };
+    let address = "www.sub.a.example. 60 IN A 192.0.2.7\n";
+    let cut = "sub.a.example. 60 IN NS ns.sub.a.example.\nns.sub.a.example. 60 IN A 192.0.2.8\n";
+    // The SOA record of the zone is no answer for the name above all that the zone above has there.
+    let nothing: Result<u32, Rcode> = Err(Rcode::NXDOMAIN);
+    boxes.put(1, with(1, ""));
+    boxes.put(2, plain("sub.a.example", 7));
+    let ours = Ours::start(state.path(), &boxes, &[]).await;
+    ours.handle.add(zone("sub.a.example", 2)).await;
+    ours.until("sub.a.example", Ok(7)).await;
+    ours.handle.add(zone("a.example", 1)).await;
+    ours.until("sub.a.example", nothing).await;
+    let status = ours.handle.status(&name("sub.a.example")).unwrap();
+    assert!(status.hidden && status.served);
+    assert!(ours.served().contains("{state=\"hidden\"} 1"), "{}", ours.served());
+
+    // Of a new version nobody hears either.
+    boxes.put(2, plain("sub.a.example", 8));
+    ours.handle.notified(&name("sub.a.example"), Some(8));
+    ours.wait_for_version("sub.a.example", 8).await;
+    assert_eq!(ours.serial("sub.a.example").await, nothing);
+    // The zone above delegates it, and takes that back.
+    boxes.put(1, with(2, cut));
+    ours.handle.notified(&name("a.example"), Some(2));
+    ours.until("sub.a.example", Ok(8)).await;
+    boxes.put(1, with(3, address));
+    ours.handle.notified(&name("a.example"), Some(3));
+    ours.wait_for_version("a.example", 3).await;
+    // There is a name below it, so it exists.
+    assert_eq!(ours.answers("sub.a.example").await, Ok(0));
+    assert_eq!(ours.answers("www.sub.a.example").await, Ok(0));
+    ours.end().await;
+
+    // It is so from the first answer after a restart, in whatever order files are read.
+    let ours = Ours::start(state.path(), &boxes, &["sub.a.example", "a.example"]).await;
+    assert_eq!((ours.loaded, ours.answers("sub.a.example").await), (2, Ok(0)));
+    ours.handle.remove(&name("a.example")).await.unwrap();
+    assert_eq!(ours.serial("sub.a.example").await, Ok(8));
     ours.end().await;
 }
 

@@ -126,6 +126,15 @@ impl Zone {
         (expires > 0).then(|| u32::try_from(expires.saturating_sub(now)).unwrap_or(u32::MAX))
     }
 
+    /// Whether it delegates a name below it: one in wire format and in lower case that ends with its own.
+    pub fn delegates(&self, name: &[u8]) -> bool {
+        let labels = name.len().checked_sub(self.lower.len()).map(|octets| &name[..octets]);
+        labels.and_then(|labels| self.get(labels)).is_some_and(|id| {
+            let node = self.node(id);
+            node.kind == Kind::Delegation && node.cut == NONE
+        })
+    }
+
     fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
     }
