@@ -379,6 +379,7 @@ impl Config {
             let primaries = primaries(source, zone.primaries, &keys)?;
             zones.push(Zone {
                 name: zone.name.0,
+                owner: None,
                 notices_from: notices_from(&primaries),
                 primaries,
                 trust: zone.trust,
@@ -439,6 +440,7 @@ impl CatalogEntry {
         };
         let zone = Zone {
             name: self.name.0,
+            owner: None,
             notices_from: notices_from(&from),
             primaries: from,
             trust: Trust::Unsigned,
@@ -447,6 +449,7 @@ impl CatalogEntry {
         };
         let template = Zone {
             name: Name::root_bytes(),
+            owner: None,
             notices_from: notices_from(&of_members),
             primaries: of_members,
             trust: self.trust,

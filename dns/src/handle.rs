@@ -68,7 +68,8 @@ impl<C: Connect, P: Parent> Handle<C, P> {
     }
 
     /// Has a zone from its primaries from now on, and serves it as soon as it came. One of its name that is
-    /// there already is changed and asked for at once; its version stays. The same one again changes nothing.
+    /// there already is changed and asked for at once; its version stays, unless it was another owner's. The same
+    /// one again changes nothing.
     pub async fn add(&self, zone: Zone<C::Peer>) {
         self.zones.add(zone, Purpose::Serve).await;
     }

@@ -46,6 +46,9 @@ const TURNS: usize = 64;
 pub struct Zone<P> {
     /// Its name.
     pub name: Name,
+    /// Whose it is, in whatever way the program around counts owners: what came for one is not served for
+    /// another. `None` where there are no owners.
+    pub owner: Option<u64>,
     /// Where it is to be had, in the order in which they are asked.
     pub primaries: Vec<Primary<P>>,
     /// Who may say that it changed, by a message to the sockets of this server.
@@ -190,6 +193,11 @@ impl<P> Held<P> {
 }
 
 impl<P: Clone> Zone<P> {
+    /// Whether both have an owner, and not the same.
+    fn is_of_other_than(&self, zone: &Self) -> bool {
+        self.owner.zip(zone.owner).is_some_and(|(before, now)| before != now)
+    }
+
     fn secondary(&self, limits: inbound::Limits) -> Secondary<P> {
         Secondary { apex: self.name.clone(), primaries: self.primaries.clone(), limits }
     }
@@ -249,15 +257,16 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         let _ = self.refresher.set(refresher);
     }
 
-    /// Reads what was kept on disk, and serves what has not expired. `wanted` says which of the zones
-    /// there are still to be served, and as what; the others are left alone.
+    /// Reads what was kept on disk, and serves what has not expired. `wanted` hears of each zone there and of
+    /// whose it was, if that is known, and says whether that is still to be served, and as what; the others
+    /// are left alone.
     pub(crate) async fn load<W>(
         self: &Arc<Self>,
         threads: usize,
         wanted: W,
     ) -> anyhow::Result<usize>
     where
-        W: Fn(&Name) -> Option<Zone<C::Peer>> + Send + Sync + 'static,
+        W: Fn(&Name, Option<u64>) -> Option<Zone<C::Peer>> + Send + Sync + 'static,
     {
         let all = self.clone();
         let work = move || all.restore_all(threads, wanted);
@@ -274,7 +283,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         wanted: W,
     ) -> Result<Vec<Arc<Held<C::Peer>>>, StoreError>
     where
-        W: Fn(&Name) -> Option<Zone<C::Peer>> + Send + Sync,
+        W: Fn(&Name, Option<u64>) -> Option<Zone<C::Peer>> + Send + Sync,
     {
         let restored = Mutex::new(Vec::new());
         self.store.load_all(threads, |kept| {
@@ -282,7 +291,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
                 Ok(kept) => kept,
                 Err(error) => return warn!(%error, "a zone that was kept cannot be read"),
             };
-            let Some(zone) = wanted(&kept.apex) else { return };
+            let Some(zone) = wanted(&kept.apex, kept.owner) else { return };
             let held = self.restore(zone, Purpose::Serve, kept);
             restored.lock().unwrap_or_else(PoisonError::into_inner).extend(held);
         })?;
@@ -451,10 +460,17 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         &self.turns[hash as usize % TURNS]
     }
 
-    /// Serves a zone from now on, as soon as it came; changes one that is there, whose version stays.
+    /// Serves a zone from now on, as soon as it came; changes one that is there, whose version stays unless
+    /// it was another owner's.
     pub(crate) async fn add(&self, zone: Zone<C::Peer>, purpose: Purpose) {
         let _turn = self.turn(&zone.name).lock().await;
-        let known = self.zones.get(&zone.name).map(|held| held.value().clone());
+        let mut known = self.zones.get(&zone.name).map(|held| held.value().clone());
+        if known.as_ref().is_some_and(|held| held.zone.load().is_of_other_than(&zone)) {
+            if let Err(error) = self.forget(&zone.name).await {
+                warn!(zone = %zone.name, %error, "the file of the owner before is still there");
+            }
+            known = None;
+        }
         let held = match known {
             Some(held) if **held.zone.load() == zone => return,
             Some(held) => {
@@ -478,6 +494,11 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
     /// Serves a zone no longer, and forgets what was kept of it, also of one that was not served.
     pub(crate) async fn remove(&self, apex: &Name) -> Result<(), StoreError> {
         let _turn = self.turn(apex).lock().await;
+        self.forget(apex).await
+    }
+
+    /// For who has the turn.
+    async fn forget(&self, apex: &Name) -> Result<(), StoreError> {
         let held = self.zones.remove(apex).map(|(_, held)| held);
         if let Some(held) = &held {
             let mut state = held.state();
@@ -665,7 +686,8 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         if held.state().gone {
             anyhow::bail!("the zone is not to be served any more");
         }
-        self.store.save(&candidate.apex, &candidate.records, version.standing)?;
+        let owner = held.zone.load().owner;
+        self.store.save(&candidate.apex, &candidate.records, version.standing, owner)?;
         let mut state = held.state();
         state.error = None;
         if state.here.replace(Arc::new(version)).is_none() && held.purpose == Purpose::Serve {

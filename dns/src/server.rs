@@ -162,11 +162,12 @@ impl<C: Connect, P: Parent> NameServer<C, P> {
     }
 
     /// Reads the zones that were kept, so that they are served without their primaries. `wanted` says for each
-    /// by its name whether it is still to be served and as what; the files of others are left as they are, and
-    /// [`Handle::remove`] deletes them. Returns how many there are now.
+    /// by its name and by whose it was, if that is known, whether that version is still to be served and as what;
+    /// the files of others are left as they are, and [`Handle::remove`] deletes them. Returns how many there are
+    /// now.
     pub async fn load<W>(&self, wanted: W) -> anyhow::Result<usize>
     where
-        W: Fn(&Name) -> Option<Zone<C::Peer>> + Send + Sync + 'static,
+        W: Fn(&Name, Option<u64>) -> Option<Zone<C::Peer>> + Send + Sync + 'static,
     {
         self.zones.load(self.threads.get(), wanted).await
     }

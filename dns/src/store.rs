@@ -8,6 +8,7 @@
 //! check         8 octets: the beginning of SHA-256 over the 24 octets before
 //! digest        32 octets: SHA-256 over all that follows
 //! messages      those of an AXFR (RFC 5936), each behind its length of 2 octets
+//! owner         8 octets: whose zone it was; absent where nobody said
 //! ```
 //!
 //! Times change at each refresh and the zone does not, so they are overwritten in place; they are
@@ -61,6 +62,8 @@ pub struct Kept {
     pub apex: Name,
     /// Until when it may be served.
     pub standing: Standing,
+    /// Whose it was, as it was said when it was kept.
+    pub owner: Option<u64>,
     /// Its records, the SOA record first.
     pub records: Vec<Record>,
 }
@@ -117,8 +120,14 @@ impl Store {
     }
 
     /// Keeps a version in the place of the one before. When this returns it is on the disk. Blocks.
-    pub fn save(&self, apex: &Name, records: &[Record], at: Standing) -> Result<(), StoreError> {
-        let content = encode(apex, records, at)?;
+    pub fn save(
+        &self,
+        apex: &Name,
+        records: &[Record],
+        at: Standing,
+        owner: Option<u64>,
+    ) -> Result<(), StoreError> {
+        let content = encode(apex, records, at, owner)?;
         let path = self.path(apex);
         let part = self.directory.join(format!("{PART}{:016x}", rand::random::<u64>()));
         let written = (|| {
@@ -279,7 +288,12 @@ fn times(standing: Standing) -> [u8; TIMES] {
     out
 }
 
-fn encode(apex: &Name, records: &[Record], at: Standing) -> Result<Vec<u8>, StoreError> {
+fn encode(
+    apex: &Name,
+    records: &[Record],
+    at: Standing,
+    owner: Option<u64>,
+) -> Result<Vec<u8>, StoreError> {
     let first = records.first().filter(|record| record.rtype() == Rtype::SOA);
     let first = first.ok_or(StoreError::NoSoa)?;
     let mut out = vec![0; HEADER];
@@ -289,6 +303,9 @@ fn encode(apex: &Name, records: &[Record], at: Standing) -> Result<Vec<u8>, Stor
         let length = u16::try_from(message.len()).expect("messages are shorter");
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(&message);
+    }
+    if let Some(owner) = owner {
+        out.extend_from_slice(&owner.to_be_bytes());
     }
     let sum = digest(&SHA256, &out[HEADER..]);
     out[TIMES..HEADER].copy_from_slice(sum.as_ref());
@@ -321,11 +338,16 @@ fn decode(mut content: Bytes) -> Result<Kept, Damage> {
             none => none.insert(Inbound::new(0, apex_of(&message)?, Kind::Axfr, UNBOUNDED)),
         };
         let Step::Done(received) = inbound.take(message)? else { continue };
-        let (Received::Zone(records), true) = (received, content.is_empty()) else {
+        let Received::Zone(records) = received else {
             return Err(Damage::Fault(Fault::Trailing));
         };
+        let owner = match &content[..] {
+            [] => None,
+            octets => Some(octets.try_into().map_err(|_| Damage::Fault(Fault::Trailing))?),
+        };
+        let owner = owner.map(u64::from_be_bytes);
         let apex = records.first().map(|soa| soa.owner().clone()).ok_or(Damage::Question)?;
-        return Ok(Kept { apex, standing, records });
+        return Ok(Kept { apex, standing, owner, records });
     }
 }
 
@@ -383,30 +405,31 @@ mod tests {
     fn a_zone_is_read_as_it_was_kept_and_others_cannot_read_it() {
         let (_directory, store) = store();
         let apex = name("Example.org");
-        store.save(&apex, &zone(7, 300), AT).unwrap();
+        store.save(&apex, &zone(7, 300), AT, None).unwrap();
         let kept = store.load(&apex).unwrap().unwrap();
         assert_eq!((kept.standing, &kept.records), (AT, &zone(7, 300)));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&store.directory), 0o700);
         assert_eq!(mode(&store.path(&apex)), 0o600);
-        store.save(&apex, &zone(8, 1), AT).unwrap();
+        assert_eq!(kept.owner, None);
+        store.save(&apex, &zone(8, 1), AT, Some(256)).unwrap();
         let later = Standing { refreshed: 5, expires: 6 };
         store.confirm(&apex, later).unwrap();
         let kept = store.load(&apex).unwrap().unwrap();
-        assert_eq!((kept.standing, kept.records), (later, zone(8, 1)));
+        assert_eq!((kept.standing, kept.owner, kept.records), (later, Some(256), zone(8, 1)));
         assert_eq!(fs::read_dir(&store.directory).unwrap().count(), 1);
         store.remove(&apex).unwrap();
         store.remove(&apex).unwrap();
         assert_eq!(store.load(&apex).unwrap(), None);
         assert!(store.confirm(&apex, later).is_err());
-        assert!(matches!(store.save(&apex, &zone(8, 1)[1..], AT), Err(StoreError::NoSoa)));
+        assert!(matches!(store.save(&apex, &zone(8, 1)[1..], AT, None), Err(StoreError::NoSoa)));
     }
 
     #[test]
     fn a_damaged_file_is_set_aside_and_the_others_are_read() {
         let (_directory, store) = store();
         for apex in ["a.example.", "b.example.", "c.example."] {
-            store.save(&name(apex), &small(apex), AT).unwrap();
+            store.save(&name(apex), &small(apex), AT, None).unwrap();
         }
         let bad = store.path(&name("b.example"));
         let mut content = fs::read(&bad).unwrap();
@@ -449,8 +472,11 @@ mod tests {
         let (_directory, store) = store();
         for number in 0..200 {
             let apex = format!("z{number}.example.");
-            fs::write(store.path(&name(&apex)), encode(&name(&apex), &small(&apex), AT).unwrap())
-                .unwrap();
+            fs::write(
+                store.path(&name(&apex)),
+                encode(&name(&apex), &small(&apex), AT, None).unwrap(),
+            )
+            .unwrap();
         }
         for threads in [0, 1, 4] {
             let (mut good, errors) = all(&store, threads);
@@ -464,7 +490,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_damage_goes_unseen(at in any::<prop::sample::Index>(), bit in 0_u8..8) {
-            let mut content = encode(&name("example.org"), &zone(1, 3), AT).unwrap();
+            let mut content = encode(&name("example.org"), &zone(1, 3), AT, Some(7)).unwrap();
             let at = at.index(content.len());
             content[at] ^= 1 << bit;
             prop_assert!(decode(content.into()).is_err());

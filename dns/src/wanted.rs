@@ -80,7 +80,7 @@ impl Wanted {
         }
         let mut wanted = this.members();
         wanted.extend(config.zones.iter().map(|zone| (zone.name.clone(), zone.clone())));
-        let loaded = server.load(move |name| wanted.get(name).cloned()).await?;
+        let loaded = server.load(move |name, _| wanted.get(name).cloned()).await?;
         info!(loaded, configured = config.zones.len(), "zones that were kept are served");
         for zone in config.zones.iter().cloned().chain(this.members().into_values()) {
             this.server.add(zone).await;

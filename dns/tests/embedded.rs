@@ -146,6 +146,7 @@ impl Parent for Says {
 fn zone(apex: &str, from: u32) -> Zone<u32> {
     Zone {
         name: name(apex),
+        owner: None,
         primaries: vec![Primary { peer: from, key: None }],
         notices_from: Arc::default(),
         trust: Trust::Unsigned,
@@ -166,6 +167,16 @@ struct Ours {
 
 impl Ours {
     async fn start(state: &Path, boxes: &Boxes, wanted: &[&'static str]) -> Self {
+        Self::start_for(state, boxes, wanted, None).await
+    }
+
+    /// Where kept zones are wanted if they were this owner's or nobody's.
+    async fn start_for(
+        state: &Path,
+        boxes: &Boxes,
+        wanted: &[&'static str],
+        owner: Option<u64>,
+    ) -> Self {
         let settings = Settings {
             state: state.to_owned(),
             listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
@@ -185,8 +196,11 @@ impl Ours {
                 Err(error) => assert!(format!("{error:#}").contains("in use"), "{error:#}"),
             }
         };
-        let wanted: Vec<_> = wanted.iter().map(|apex| zone(apex, 1)).collect();
-        let find = move |apex: &Name| wanted.iter().find(|zone| zone.name == *apex).cloned();
+        let wanted: Vec<_> = wanted.iter().map(|apex| Zone { owner, ..zone(apex, 1) }).collect();
+        let find = move |apex: &Name, was: Option<u64>| {
+            let find = |zone: &&Zone<u32>| zone.name == *apex && (was.is_none() || was == owner);
+            wanted.iter().find(find).cloned()
+        };
         let loaded = server.load(find).await.unwrap();
         let (handle, address) = (server.handle(), server.local_addrs()[0]);
         let stop = CancellationToken::new();
@@ -316,6 +330,45 @@ async fn zones_come_follow_notices_go_and_are_kept() {
     ours.handle.remove(&name("c.example")).await.unwrap();
     assert!(!file.exists());
     assert_eq!(ours.handle.list().len(), 1);
+    ours.end().await;
+}
+
+#[tokio::test]
+async fn what_came_for_one_owner_is_not_served_for_another() {
+    let (state, boxes) = (tempfile::tempdir().unwrap(), Boxes::default());
+    let of = |owner, from| Zone { owner: Some(owner), ..zone("a.example", from) };
+    let file = state.path().join("zones/a.example.zone");
+    boxes.put(1, plain("a.example", 1));
+    boxes.put(1, plain("b.example", 1));
+    let ours = Ours::start_for(state.path(), &boxes, &[], None).await;
+    ours.handle.add(of(256, 1)).await;
+    ours.handle.add(zone("b.example", 1)).await;
+    ours.until("a.example", Ok(1)).await;
+    ours.until("b.example", Ok(1)).await;
+    // The same owner elsewhere.
+    ours.handle.add(of(256, 2)).await;
+    assert_eq!(ours.serial("a.example").await, Ok(1));
+    ours.end().await;
+
+    // It is another's now; of the other file nobody knows whose it is.
+    let both = ["a.example", "b.example"];
+    let ours = Ours::start_for(state.path(), &boxes, &both, Some(257)).await;
+    assert_eq!((ours.loaded, ours.serial("a.example").await), (1, Err(Rcode::REFUSED)));
+    assert_eq!(ours.serial("b.example").await, Ok(1));
+    ours.end().await;
+    let ours = Ours::start_for(state.path(), &boxes, &both, Some(256)).await;
+    assert_eq!((ours.loaded, ours.serial("a.example").await), (2, Ok(1)));
+    // And also while it runs, with an older serial than the one before had.
+    boxes.put(2, plain("a.example", 0));
+    boxes.0.lock().unwrap().remove(&(1, name("a.example")));
+    ours.handle.add(of(257, 3)).await;
+    assert_eq!(ours.serial("a.example").await, Err(Rcode::SERVFAIL));
+    assert!(!file.exists());
+    ours.handle.add(of(257, 2)).await;
+    ours.until("a.example", Ok(0)).await;
+    ours.end().await;
+    let ours = Ours::start_for(state.path(), &boxes, &["a.example"], Some(257)).await;
+    assert_eq!((ours.loaded, ours.serial("a.example").await), (1, Ok(0)));
     ours.end().await;
 }
 

@@ -173,7 +173,7 @@ impl Keeper for Shelf {
         self.here().map(|version| version.records.clone())
     }
     async fn accept(&self, apex: &Name, zone: Vec<Record>, at: Standing) -> Result<(), String> {
-        self.store.save(apex, &zone, at).map_err(|error| error.to_string())?;
+        self.store.save(apex, &zone, at, None).map_err(|error| error.to_string())?;
         self.put(zone);
         Ok(())
     }

@@ -107,7 +107,7 @@ impl Prepared {
                     let mut records = records(&std::fs::read_to_string(&zone.path)?)?;
                     let soa = records.iter().position(|record| record.rtype() == Rtype::SOA);
                     records.swap(0, soa.context("a zone without SOA")?);
-                    store.save(&zone.apex.parse()?, &records, standing)?;
+                    store.save(&zone.apex.parse()?, &records, standing, None)?;
                 }
                 anyhow::Ok(())
             };

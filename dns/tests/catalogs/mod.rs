@@ -169,6 +169,7 @@ impl Producer {
         self.home.put(plain(apex, serial));
         let zone = Zone {
             name: name(apex),
+            owner: None,
             primaries: vec![Primary { peer: self.from, key: None }],
             notices_from: Arc::default(),
             trust: Trust::Unsigned,

@@ -39,7 +39,7 @@ use tracing::{error, info, warn};
 
 use crate::boxes::Boxes;
 use crate::proof::{Parent, Prover, record};
-use crate::registry::Registry;
+use crate::registry::{BoxRecord, Registry};
 use crate::shield::Buckets;
 use named::names_box;
 use parents::{Parents, apex_of, domain_of};
@@ -118,13 +118,15 @@ impl Zones {
         let wanted = {
             let (registry, policy, gone) =
                 (self.registry.clone(), self.policy.clone(), gone.clone());
-            move |apex: &Name| {
+            move |apex: &Name, owner: Option<u64>| {
                 let domain = domain_of(apex);
                 let record = domain.and_then(|it| registry.snapshot().by_domain(&it).cloned());
+                // The domain may have passed to another box while nobody was here to see it.
+                let record = record.filter(|record| owner.is_none_or(|owner| owner == record.id));
                 if record.is_none() {
                     gone.lock().unwrap_or_else(PoisonError::into_inner).push(apex.clone());
                 }
-                record.map(|record| policy.zone(apex, record.key))
+                record.map(|record| policy.zone(apex, &record))
             }
         };
         let began = Instant::now();
@@ -144,7 +146,7 @@ impl Zones {
         self.loaded.send_replace(true);
         let forget = async {
             for apex in gone {
-                self.settle_apex(&apex).await;
+                self.forget_apex(&apex).await;
             }
             if let Some(catalog) = catalog {
                 self.server.produce(catalog).await;
@@ -181,16 +183,27 @@ impl Zones {
         let _turn = self.turn(apex).lock().await;
         let holder = domain_of(apex).and_then(|domain| self.holder(&domain));
         match holder {
-            Some(key) => {
+            Some(record) => {
                 if self.server.status(apex).is_some() {
-                    self.server.add(self.policy.zone(apex, key)).await;
+                    self.server.add(self.policy.zone(apex, &record)).await;
                 }
             }
-            None => {
-                if let Err(error) = self.server.remove(apex).await {
-                    warn!(%error, "a zone is not served any more, but its file is still there");
-                }
-            }
+            None => self.remove(apex).await,
+        }
+    }
+
+    /// Forgets the file of a zone that is nobody's, or was another box's; one that was brought meanwhile stays.
+    async fn forget_apex(&self, apex: &Name) {
+        let _turn = self.turn(apex).lock().await;
+        if self.server.status(apex).is_none() {
+            self.remove(apex).await;
+        }
+    }
+
+    /// For who has the turn.
+    async fn remove(&self, apex: &Name) {
+        if let Err(error) = self.server.remove(apex).await {
+            warn!(%error, "a zone is not served any more, but its file is still there");
         }
     }
 
@@ -198,19 +211,19 @@ impl Zones {
     async fn host(&self, domain: &DomainName, key: PublicKey) -> bool {
         let Some(apex) = apex_of(domain) else { return false };
         let _turn = self.turn(&apex).lock().await;
-        let is_its_own = self.is_of(domain, key);
-        if is_its_own {
-            self.server.add(self.policy.zone(&apex, key)).await;
-        }
-        is_its_own
+        let Some(record) = self.holder(domain).filter(|record| record.key == key) else {
+            return false;
+        };
+        self.server.add(self.policy.zone(&apex, &record)).await;
+        true
     }
 
-    fn holder(&self, domain: &DomainName) -> Option<PublicKey> {
-        self.registry.snapshot().by_domain(domain).map(|record| record.key)
+    fn holder(&self, domain: &DomainName) -> Option<Arc<BoxRecord>> {
+        self.registry.snapshot().by_domain(domain).cloned()
     }
 
     fn is_of(&self, domain: &DomainName, key: PublicKey) -> bool {
-        self.holder(domain) == Some(key)
+        self.holder(domain).is_some_and(|record| record.key == key)
     }
 
     fn turn(&self, apex: &Name) -> &Mutex<()> {
@@ -295,12 +308,13 @@ impl Drop for Claim<'_> {
 }
 
 impl Policy {
-    /// The zone `apex`, from the box with `key`.
-    fn zone(&self, apex: &Name, key: PublicKey) -> Zone<PublicKey> {
+    /// The zone `apex`, from the box of `record`. Its number stays its own, whichever key it has.
+    fn zone(&self, apex: &Name, record: &BoxRecord) -> Zone<PublicKey> {
         let (transfer_to, notify) = self.of(apex);
         Zone {
             name: apex.clone(),
-            primaries: vec![Primary { peer: key, key: None }],
+            owner: Some(record.id),
+            primaries: vec![Primary { peer: record.key, key: None }],
             // They come through the tunnel, which knows who speaks.
             notices_from: Arc::default(),
             trust: Trust::Parent,

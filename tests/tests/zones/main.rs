@@ -221,6 +221,59 @@ fn a_claim_by_ds_lives_on_by_the_zone_that_is_served_also_under_the_boxs_next_ke
 }
 
 #[test]
+fn a_zone_is_its_owners_alone_below_anothers_and_after_a_change_of_hands() -> Result<()> {
+    world(
+        |_, [alice, bob, _]| {
+            Ok(proof("a.example", alice.public()) + &proof("sub.a.example", bob.public()))
+        },
+        |world, [mut alice, mut bob, mut mallory]| {
+            let machine = &world.network.internet;
+            for played in [&mut alice, &mut bob, &mut mallory] {
+                played.connect()?;
+            }
+            // Nobody can claim beneath a domain that is another's here, but this one came first.
+            bob.claim("sub.a.example")?.granted()?;
+            bob.has(&zone(machine, "sub.a.example", "bobs", 1, "")?)?;
+            bob.publish("sub.a.example")?;
+            world.expect("sub.a.example", "master.world. 1 ")?;
+            alice.claim("a.example")?.granted()?;
+            alice.has(&zone(machine, "a.example", "hers", 1, "")?)?;
+            alice.publish("a.example")?;
+            world.expect("sub.a.example", "NXDOMAIN")?;
+            world.expect_in_catalog(&["a.example"])?;
+            // A new version does not bring it back, a delegation does.
+            bob.has(&zone(machine, "sub.a.example", "bobs", 2, "")?)?;
+            bob.publish("sub.a.example")?;
+            let cut = "sub.a.example. NS relay.example.net.\n";
+            alice.has(&zone(machine, "a.example", "hers", 5, cut)?)?;
+            ensure!(world.is("sub.a.example", "NXDOMAIN")?, "nobody delegated it");
+            alice.publish("a.example")?;
+            world.expect("sub.a.example", "master.world. 2 ")?;
+            world.expect_in_catalog(&["a.example", "sub.a.example"])?;
+
+            // What was kept of alice's zone is not served for mallory, whose serials are his own.
+            for played in [&mut alice, &mut bob, &mut mallory] {
+                played.disconnect();
+            }
+            world.passes_unseen("a.example", alice.key(), mallory.key())?;
+            world.expect("a.example", GONE)?;
+            wait_until("its file to go", Duration::from_secs(5), || Ok(!world.keeps("a.example")))?;
+            world.expect("sub.a.example", "master.world. 2 ")?;
+            mallory.connect()?;
+            let machine = &world.network.internet;
+            mallory.has(&zone(machine, "a.example", "mallorys", 1, "")?)?;
+            mallory.publish("a.example")?;
+            world.expect("a.example", "master.world. 1 ")?;
+            world.expect("sub.a.example", "NXDOMAIN")?;
+            world.restart()?;
+            world.expect("a.example", "master.world. 1 ")?;
+            ensure!(world.is("sub.a.example", "NXDOMAIN")?, "not after a restart either");
+            Ok(())
+        },
+    )
+}
+
+#[test]
 fn a_box_that_floods_or_drips_slows_nobody() -> Result<()> {
     /// Mallory's.
     const DOMAINS: usize = 40;

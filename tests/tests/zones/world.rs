@@ -20,7 +20,8 @@ use sealpost_tests::scene::{allowed, with_log_tails};
 use sealpost_tests::sealpost::{self, RELAY_FILE, RelayFile};
 use sealpost_tests::wait::wait_until;
 use sealpost_tests::zones::{Zone, Zones};
-use sealpost_tunnel::{Identity, Invite, PublicKey, Request};
+use sealpost_tunnel::request::ProofMethod;
+use sealpost_tunnel::{DomainName, Identity, Invite, PublicKey, Request};
 
 use tokio::runtime::Builder;
 
@@ -197,6 +198,37 @@ impl World<'_> {
 
     /// Makes the proof of all domains due at once.
     pub(crate) fn look_again(&self) -> Result<()> {
+        self.in_registry(async |database| {
+            for due in database.due(i64::MAX.unsigned_abs(), 1000).await? {
+                let now = registrar::now();
+                database.checked(&due, due.life, "", now, now).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Has the domain pass from one box to another, while the relay is down.
+    pub(crate) fn passes_unseen(
+        &mut self,
+        domain: &str,
+        from: PublicKey,
+        to: PublicKey,
+    ) -> Result<()> {
+        self.stop()?;
+        let domain: DomainName = domain.parse()?;
+        self.in_registry(async |database| {
+            let now = registrar::now();
+            database.release(from, &domain, now).await?;
+            database.end_rest(&domain).await?;
+            let next = now + 24 * 3600;
+            let mx = [format!("mx.{domain}").parse()?];
+            Ok(database.claim(to, &domain, &mx, ProofMethod::Txt, now, next).await?)
+        })?;
+        self.relay = sealpost::start_relay(&self.network.relay)?;
+        Ok(())
+    }
+
+    fn in_registry(&self, does: impl AsyncFnOnce(&Database) -> Result<()> + Send) -> Result<()> {
         let root = self.network.relay.path("/");
         self.network.relay.enter(|| {
             // This thread alone sees the relay's files where the relay sees them: SQLite looks
@@ -206,12 +238,7 @@ impl World<'_> {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let state = Path::new("/var/lib/sealpost-relay");
-                let database = Database::open(None, state).await?;
-                for due in database.due(i64::MAX.unsigned_abs(), 1000).await? {
-                    let now = registrar::now();
-                    database.checked(&due, due.life, "", now, now).await?;
-                }
-                Ok(())
+                does(&Database::open(None, state).await?).await
             })
         })
     }
@@ -224,9 +251,14 @@ impl World<'_> {
 
     /// Kills the relay and starts it again.
     pub(crate) fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.relay = sealpost::start_relay(&self.network.relay)?;
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
         self.relay.signal(&self.network.relay, "KILL")?;
         self.relay.wait(Duration::from_secs(10))?;
-        self.relay = sealpost::start_relay(&self.network.relay)?;
         Ok(())
     }
 }
