@@ -9,7 +9,6 @@ use sealpost_tests::certificate::Certificate;
 use sealpost_tests::machine::Machine;
 use sealpost_tests::mailbox::{expect_delivered, expect_delivered_while};
 use sealpost_tests::message::Message;
-use sealpost_tests::name_server::{Program, skipped};
 use sealpost_tests::network::{FURTHER_BOX, Network, RELAY_SHARED_V4};
 use sealpost_tests::nsd::{self, Zone};
 use sealpost_tests::packages::unpacked;
@@ -113,7 +112,9 @@ fn expect_tlsa(internet: &SignedInternet<'_>, certificate: &Certificate) -> Resu
     internet.expect_delv(TLSA, "TLSA", &["; fully validated", &start]).map(drop)
 }
 
+/// `trees` are packages for the owner, beside the name server and Postfix.
 fn with_internet(
+    trees: &[&str],
     play: impl for<'a> FnOnce(&'a Network, &mut SignedInternet<'a>, &Machine) -> Result<()>,
 ) -> Result<()> {
     if !allowed()? {
@@ -122,7 +123,11 @@ fn with_internet(
     let programs = sealpost_tests::programs::directory()?;
     let (dns, postfix) = (unpacked("dns")?, unpacked("postfix")?);
     let mut network = Network::start(&programs, &dns, std::slice::from_ref(&postfix), &[])?;
-    let owner: Arc<Machine> = network.add(FURTHER_BOX, &[dns, postfix])?;
+    let mut layers = vec![dns, postfix];
+    for tree in trees {
+        layers.push(unpacked(tree)?);
+    }
+    let owner: Arc<Machine> = network.add(FURTHER_BOX, &layers)?;
     with_log_tails(&network, || {
         let mut internet = SignedInternet::start(&network)?;
         internet.introduce(&owner)?;
@@ -132,7 +137,7 @@ fn with_internet(
 
 #[test]
 fn from_the_root_to_postfix_each_link_holds_and_fails() -> Result<()> {
-    with_internet(|network, internet, owner| {
+    with_internet(&[], |network, internet, owner| {
         let certificate = Certificate::for_name(MX_NAME)?;
         certificate.install(owner)?;
         postfix::start_at_home_with(owner, "inet_interfaces = all")?;
@@ -196,7 +201,7 @@ fn from_the_root_to_postfix_each_link_holds_and_fails() -> Result<()> {
 
 #[test]
 fn days_pass_for_the_name_server_and_for_the_resolver() -> Result<()> {
-    with_internet(|network, internet, owner| {
+    with_internet(&[], |network, internet, owner| {
         let mut domain = Domain::start(network, internet, owner, "3 1 1 00")?;
         internet.delegate("home.example", &[NAME_SERVER_OF_DOMAIN], &[&domain.ds.clone()])?;
         let validated = || network.sender.run("dig +tries=1 home.example MX");
@@ -221,20 +226,10 @@ fn days_pass_for_the_name_server_and_for_the_resolver() -> Result<()> {
 
 #[test]
 fn pebble_looks_names_up_as_everybody_and_certifies() -> Result<()> {
-    let certbot = match Program::find("certbot", None) {
-        Ok(_) => true,
-        Err(error) => {
-            skipped(&format!("Pebble runs, and nobody asks it for a certificate: {error}"));
-            false
-        }
-    };
-    with_internet(|network, internet, owner| {
+    with_internet(&["certbot"], |network, internet, owner| {
         let domain = Domain::start(network, internet, owner, "3 1 1 00")?;
         let pebble = Pebble::start(network, internet, 90 * DAY)?;
         pebble.introduce(owner)?;
-        if !certbot {
-            return Ok(());
-        }
         let ask = format!(
             "REQUESTS_CA_BUNDLE={ca} certbot certonly --standalone -n --agree-tos --no-eff-email \
              -m anna@home.example --server {directory} -d {MX_NAME}",

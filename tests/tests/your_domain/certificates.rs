@@ -174,12 +174,12 @@ const SECRET: &str = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=";
 const SECRET_FILE: &str = "/etc/sealpost/certbot.secret";
 
 #[test]
-fn certbot_proves_names_by_the_listener_of_the_agent() -> Result<()> {
-    world(&["certbot"], "", |world| {
+fn others_prove_names_by_the_listener_of_the_agent() -> Result<()> {
+    world(&["certbot", "lego"], "", |world| {
         let pebble = Pebble::start(world.network, &mut world.internet, 90 * DAY)?;
         let home = &world.network.home;
         pebble.introduce(home)?;
-        home.write(SECRET_FILE, SECRET)?;
+        home.write(SECRET_FILE, &format!("{SECRET}\n"))?;
         home.write(
             "/etc/certbot.ini",
             &format!(
@@ -188,7 +188,11 @@ fn certbot_proves_names_by_the_listener_of_the_agent() -> Result<()> {
                  dns_rfc2136_algorithm = HMAC-SHA256\n"
             ),
         )?;
-        home.run(&format!("chmod 600 {SECRET_FILE} /etc/certbot.ini"))?;
+        home.write(
+            "/etc/acme.key",
+            &format!("key \"certbot\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n"),
+        )?;
+        home.run(&format!("chmod 600 {SECRET_FILE} /etc/certbot.ini /etc/acme.key"))?;
         world.reconfigure(&format!(
             "[[zone]]\nname = \"home.example\"\n\
              [[dns.key]]\nname = \"certbot\"\nsecret_file = \"{SECRET_FILE}\"\n"
@@ -209,9 +213,38 @@ fn certbot_proves_names_by_the_listener_of_the_agent() -> Result<()> {
              -in /etc/letsencrypt/live/{MX_NAME}/fullchain.pem"
         ))?;
         ensure!(made.contains("DNS:mx.home.example, DNS:home.example"), "{made}");
-        // It has tidied up.
-        let left = world.asked(&format!("_acme-challenge.{MX_NAME}"), "TXT")?;
-        ensure!(left.contains("status: NXDOMAIN"), "{left}");
+        // Another name: everybody's resolver remembers the challenges that it was shown.
+        let name = "mx2.home.example";
+        home.run(&format!(
+            "LEGO_CA_CERTIFICATES={ca} RFC2136_NAMESERVER=127.0.0.1:5354 RFC2136_TSIG_KEY=certbot \
+             RFC2136_TSIG_SECRET_FILE={SECRET_FILE} RFC2136_TSIG_ALGORITHM=hmac-sha256. \
+             RFC2136_POLLING_INTERVAL=1 \
+             lego --path /etc/lego --accept-tos --email anna@home.example --server {directory} \
+             --dns rfc2136 --dns.resolvers 127.0.0.1:5354 --domains {name} run",
+            ca = pebble::CA_FILE,
+            directory = pebble::DIRECTORY,
+        ))?;
+        let made = home.run(&format!(
+            "openssl x509 -noout -ext subjectAltName -in /etc/lego/certificates/{name}.crt"
+        ))?;
+        ensure!(made.contains(&format!("DNS:{name}")), "{made}");
+        // What acme.sh sends, which Debian does not have: without the zone's name.
+        let challenge = format!("_acme-challenge.{MX_NAME}");
+        for (update, there) in [
+            (format!("add {challenge}. 60 in txt \"of acme.sh\""), true),
+            (format!("delete {challenge}. txt"), false),
+        ] {
+            home.run(&format!(
+                "nsupdate -k /etc/acme.key <<END\nserver 127.0.0.1 5354\nupdate {update}\nsend\nEND"
+            ))?;
+            let seen = world.asked(&challenge, "TXT")?;
+            ensure!(seen.contains("of acme.sh") == there, "{update}: {seen}");
+        }
+        // All have tidied up.
+        for name in [MX_NAME, name] {
+            let left = world.asked(&format!("_acme-challenge.{name}"), "TXT")?;
+            ensure!(left.contains("status: NXDOMAIN"), "{left}");
+        }
         world.expect_served("home.example")
     })
 }
