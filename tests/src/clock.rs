@@ -21,8 +21,8 @@ use crate::sealpost::{AGENT, AGENT_FILE, RELAY, RELAY_FILE};
 const LIBRARY: &str = "/run/libfaketime.so";
 /// Says how far off a [`Clock`] is.
 const OFFSET: &str = "/run/clock";
-/// For how many seconds a program remembers what stood there.
-const REMEMBERED: u32 = 1;
+/// For how many seconds a program remembers what stood there, and until the next one begins.
+const REMEMBERED: u32 = 0;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -120,7 +120,7 @@ impl Clock {
     pub fn pass(&mut self, time: Duration) -> Result<()> {
         self.ahead += time;
         self.write()?;
-        sleep(Duration::from_secs(u64::from(REMEMBERED)));
+        sleep(Duration::from_secs(u64::from(REMEMBERED) + 1));
         Ok(())
     }
 
