@@ -46,6 +46,9 @@ pub struct Next {
     pub algorithm: Algorithm,
     /// Since when every name server was seen to serve its TLSA records; `None` while one does not.
     pub since: Option<u64>,
+    /// Since when all that answer were seen to serve them, whoever is silent beside them.
+    #[serde(default)]
+    pub answering: Option<u64>,
     /// How long resolvers may know the records without it, in seconds.
     pub kept: u32,
     /// When to ask the name servers again.

@@ -1,7 +1,7 @@
 //! The certificate of the mail server, obtained here: by ACME (RFC 8555) with DNS-01 through the
 //! box's own zones.
 //!
-//! [`keeper`] is the task; what it does next is decided in [`progress`] and [`renewal`], which are
+//! [`keeper`] is the task, `steps` and `obtaining` are what it does; what it does next is decided in [`progress`] and [`renewal`], which are
 //! pure, out of what [`memory`] keeps on disk. The order of things is made by DANE: a key is in the
 //! zone before it is shown, and a certificate is nothing but a paper about a key that is there
 //! already. No challenge but DNS-01 is used: a relay answers for the addresses.
@@ -12,6 +12,7 @@ pub mod https;
 pub mod install;
 pub mod keeper;
 pub mod memory;
+mod obtaining;
 pub mod order;
 pub mod pair;
 pub mod progress;
@@ -20,6 +21,7 @@ pub mod report;
 pub mod running;
 pub mod servers;
 pub mod settings;
+mod steps;
 
 pub use keeper::{Certificate, Keeper, ask_for_renewal};
 pub use report::Report;

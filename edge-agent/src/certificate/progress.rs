@@ -9,6 +9,7 @@ use crate::zone::certificate_roll::{self, NotYet};
 
 use super::memory::{Current, Issued, Memory, Next};
 use super::renewal;
+use super::servers::Found;
 use super::settings::Algorithm;
 
 /// Between two certificates that are ordered only because the names changed: names come one after
@@ -28,6 +29,8 @@ pub struct Wanted {
     pub algorithm: Algorithm,
     /// Added to each wait for resolvers, in seconds.
     pub margin: u64,
+    /// How long a name server that does not answer is waited for, in seconds.
+    pub pass_over: u64,
 }
 
 /// The next thing to do.
@@ -58,10 +61,10 @@ pub fn step(memory: &Memory, wanted: &Wanted, now: u64) -> Step {
     let Some(next) = memory.next.as_ref().filter(fits) else { return Step::Prepare };
     let mut times = vec![now + LONGEST_REST];
     if issued(next, wanted).is_some() {
-        match may_use(next, wanted.margin, now) {
+        match may_use(memory, next, wanted, now) {
             Ok(()) if now >= next.ask_at || next.asked == 0 => return Step::Install,
             Ok(()) => times.push(next.ask_at),
-            Err(NotYet::Cached(left)) => times.push(now + left.as_secs()),
+            Err(NotYet::Cached(left) | NotYet::Silent(left)) => times.push(now + left.as_secs()),
             Err(NotYet::Spreading) => {}
         }
     }
@@ -93,7 +96,9 @@ pub fn step(memory: &Memory, wanted: &Wanted, now: u64) -> Step {
 pub fn heed_clock(memory: &mut Memory, now: u64) {
     let soon = now.saturating_add(renewal::look_again(u32::MAX));
     if let Some(next) = &mut memory.next {
-        next.since = next.since.map(|since| since.min(now));
+        for since in [&mut next.since, &mut next.answering] {
+            *since = since.map(|since| since.min(now));
+        }
         next.ask_at = next.ask_at.min(soon);
     }
     if let Some(current) = &mut memory.current {
@@ -120,9 +125,45 @@ fn covers(issued: &Issued, wanted: &Wanted) -> bool {
         && wanted.names.iter().all(|name| issued.names.contains(name))
 }
 
-/// Whether the mail server may show the next key.
-pub fn may_use(next: &Next, margin: u64, now: u64) -> Result<(), NotYet> {
-    certificate_roll::may_use(next.since, next.kept, margin, now)
+/// Whether the mail server may show the next key: as every name server has it for long enough, or all
+/// that answer for longer.
+pub fn may_use(memory: &Memory, next: &Next, wanted: &Wanted, now: u64) -> Result<(), NotYet> {
+    let everywhere = certificate_roll::may_use(next.since, next.kept, wanted.margin, now);
+    let ends = memory.current.as_ref().map(|current| current.issued.not_after);
+    let pass_over = wanted.pass_over;
+    let answering = next.answering;
+    let others =
+        certificate_roll::may_pass_over(answering, next.kept, wanted.margin, pass_over, ends, now);
+    match (everywhere, others) {
+        (Ok(()), _) | (_, Ok(())) => Ok(()),
+        (Err(NotYet::Spreading), Err(why)) => Err(why),
+        // That all have it is never seen before those that answer have it.
+        (Err(why), Err(_)) => Err(why),
+    }
+}
+
+/// Takes in what the name servers said of the next key at `now`. `refused` is that the zone cannot be
+/// made anew just now, in which case what they serve is not what is wanted.
+///
+/// Silence takes nothing back that was seen at the others, and neither does a box that reaches nobody.
+/// An answer without the record does: whoever asks there learns that it is not there.
+pub fn asked(next: &mut Next, found: &Found, refused: bool, now: u64) {
+    let first = |since: Option<u64>| since.filter(|since| *since <= now).or(Some(now));
+    next.kept = next.kept.max(found.ttl);
+    let answering = next.answering.or(next.since);
+    next.answering = match (found.lacking.is_empty(), found.answered) {
+        (false, _) => None,
+        (true, true) => first(answering),
+        (true, false) => answering,
+    };
+    if found.everywhere() && !refused {
+        next.since = first(next.since);
+        (next.asked, next.ask_at) = (0, now);
+    } else {
+        next.since = None;
+        next.ask_at = now + renewal::look_again(next.asked);
+        next.asked = next.asked.saturating_add(1);
+    }
 }
 
 /// When to order a certificate for the next pair, if it needs one.
@@ -196,6 +237,7 @@ mod tests {
 
     const NOW: u64 = 1_790_000_000;
     const MARGIN: u64 = 300;
+    const DAY: u64 = 86_400;
 
     fn wanted() -> Wanted {
         Wanted {
@@ -203,6 +245,7 @@ mod tests {
             directory: "https://ca.example/".into(),
             algorithm: Algorithm::EcdsaP256,
             margin: MARGIN,
+            pass_over: DAY,
         }
     }
 
@@ -221,6 +264,7 @@ mod tests {
             key: [2; 32],
             algorithm: Algorithm::EcdsaP256,
             since: None,
+            answering: None,
             kept: 3600,
             ask_at: 0,
             asked: 0,
@@ -264,6 +308,60 @@ mod tests {
         // A name server that lost the record again puts it off.
         memory.next = Some(Next { since: None, asked: 1, ask_at: NOW + 4000, ..seen });
         assert_eq!(step(&memory, &wanted, NOW + 3900), Step::Rest(NOW + 4000));
+    }
+
+    fn found(lacking: bool, silent: bool, answered: bool) -> Found {
+        let says = |so: bool| if so { vec!["ns2".to_owned()] } else { Vec::new() };
+        Found { lacking: says(lacking), silent: says(silent), answered, ttl: 0 }
+    }
+
+    #[test]
+    fn a_silent_name_server_delays_an_installation_and_does_not_stop_it() {
+        let issued = || Some(certificate());
+        let mut memory =
+            Memory { next: Some(Next { issued: issued(), ..next() }), ..Memory::default() };
+        let hear = |memory: &mut Memory, found: Found, now| {
+            asked(memory.next.as_mut().unwrap(), &found, false, now);
+        };
+        hear(&mut memory, found(false, true, true), NOW);
+        assert_eq!(step(&memory, &wanted(), NOW), Step::Rest(NOW + 2));
+        assert_eq!(step(&memory, &wanted(), NOW + 2), Step::Ask);
+        // Others are seen to have it meanwhile, or nobody is reached: what was seen counts.
+        hear(&mut memory, found(false, true, false), NOW + 3900 + DAY - 1);
+        assert_eq!(memory.next.as_ref().unwrap().answering, Some(NOW));
+        let due = NOW + 3900 + DAY;
+        assert!(matches!(step(&memory, &wanted(), due - 1), Step::Rest(_)));
+        assert_eq!(step(&memory, &wanted(), due + 3), Step::Install);
+        // It comes back: from then on resolvers alone are waited for.
+        let mut back = memory.clone();
+        hear(&mut back, found(false, false, true), NOW + 1000);
+        assert_eq!(step(&back, &wanted(), NOW + 1000 + 3900), Step::Install);
+        // It comes back with what is old: all begins anew.
+        hear(&mut memory, found(true, false, true), due);
+        assert_eq!(memory.next.as_ref().unwrap().answering, None);
+        assert!(matches!(step(&memory, &wanted(), due), Step::Rest(_)));
+    }
+
+    #[test]
+    fn a_key_that_was_prepared_long_ago_needs_no_wait_for_a_server_that_died() {
+        let mut memory = Memory {
+            next: Some(Next { since: Some(NOW), issued: Some(certificate()), ..next() }),
+            current: Some(current()),
+            ..Memory::default()
+        };
+        let later = NOW + 50 * DAY;
+        assert_eq!(step(&memory, &wanted(), later), Step::Install);
+        asked(memory.next.as_mut().unwrap(), &found(false, true, true), false, later);
+        let next = memory.next.as_ref().unwrap();
+        assert_eq!(may_use(&memory, next, &wanted(), later), Ok(()));
+    }
+
+    #[test]
+    fn a_zone_that_cannot_be_made_takes_back_nothing_that_was_seen() {
+        let mut next = Next { since: Some(NOW), answering: Some(NOW), ..next() };
+        asked(&mut next, &found(false, false, true), true, NOW + 5000);
+        assert_eq!((next.since, next.answering), (None, Some(NOW)));
+        assert!(next.ask_at > NOW + 5000);
     }
 
     #[test]

@@ -69,14 +69,43 @@ pub enum What {
     Key(KeyDigest),
 }
 
-/// What was found at all name servers of a zone.
+/// What was found at all name servers of a zone, or of several.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// A sentence for each name server that lacks something or cannot be asked. Empty: all is
-    /// everywhere.
+    /// A sentence for each name server that answers and lacks something.
     pub lacking: Vec<String>,
+    /// A sentence for each that says nothing about the zone: it does not answer, or only that it
+    /// cannot or will not, or it cannot be reached from here.
+    pub silent: Vec<String>,
+    /// Whether of each zone one name server at least has all.
+    pub answered: bool,
     /// The longest that resolvers may keep any of the answers, in seconds.
     pub ttl: u32,
+}
+
+impl Found {
+    /// Whether every name server has all.
+    pub fn everywhere(&self) -> bool {
+        self.answered && self.lacking.is_empty() && self.silent.is_empty()
+    }
+
+    /// Whether every name server that answers has all, and there is one.
+    pub fn wherever_answered(&self) -> bool {
+        self.answered && self.lacking.is_empty()
+    }
+
+    /// What was found in several zones.
+    pub fn all(zones: impl IntoIterator<Item = Self>) -> Self {
+        let mut zones = zones.into_iter().peekable();
+        let mut all = Self { answered: zones.peek().is_some(), ..Self::default() };
+        for zone in zones {
+            all.lacking.extend(zone.lacking);
+            all.silent.extend(zone.silent);
+            all.answered &= zone.answered;
+            all.ttl = all.ttl.max(zone.ttl);
+        }
+        all
+    }
 }
 
 impl NameServers {
@@ -95,7 +124,7 @@ impl NameServers {
     pub async fn ask(&self, domain: &DomainName, expected: &[Expected]) -> Found {
         match self.of(domain).await {
             Ok(servers) => ask_all(&servers, expected).await,
-            Err(why) => Found { lacking: vec![why], ttl: 0 },
+            Err(why) => Found { silent: vec![why], ..Found::default() },
         }
     }
 }
@@ -153,14 +182,15 @@ enum Answer {
     There(u32),
     /// It is not.
     Lacks(String, u32),
-    /// Nothing useful was said.
+    /// Nothing was said about the zone.
     Silent(String),
     /// This box has no way to such addresses.
     NoWay,
 }
 
 /// Each server has to have all at every address. An address of a kind that this box has no way to
-/// counts only when the server has no other.
+/// counts only when the server has no other. One address with an old version is enough for resolvers to
+/// learn it, so that weighs more than the silence of another.
 fn judge(
     servers: &[Server],
     questions: usize,
@@ -169,7 +199,7 @@ fn judge(
     let mut found = Found::default();
     for server in servers {
         let mut seen = false;
-        let mut wrong = Vec::new();
+        let (mut lacking, mut silent) = (Vec::new(), Vec::new());
         for &address in &server.addresses {
             let answers = told.get(&(server.name.clone(), address));
             let answers = answers.map(Vec::as_slice).unwrap_or_default();
@@ -182,25 +212,29 @@ fn judge(
                     }
                     Answer::Lacks(what, ttl) => {
                         found.ttl = found.ttl.max(*ttl);
-                        wrong.push(format!("{} ({}) {what}", server.name, address.ip()));
+                        lacking.push(format!("{} ({}) {what}", server.name, address.ip()));
                     }
                     Answer::Silent(why) => {
-                        wrong.push(format!("{} ({}) {why}", server.name, address.ip()));
+                        silent.push(format!("{} ({}) {why}", server.name, address.ip()));
                     }
                     Answer::NoWay => {}
                 }
             }
             seen |= there == questions;
         }
-        wrong.sort();
-        wrong.dedup();
-        if wrong.is_empty() && !seen {
+        found.answered |= seen;
+        if lacking.is_empty() && silent.is_empty() && !seen {
             let none = server.addresses.is_empty();
             let why = if none { "has no address" } else { "cannot be reached from here" };
-            wrong.push(format!("{} {why}", server.name));
+            silent.push(format!("{} {why}", server.name));
         }
         // One sentence for each server is enough for people.
-        found.lacking.extend(wrong.into_iter().take(1));
+        lacking.sort();
+        silent.sort();
+        match lacking.is_empty() {
+            false => found.lacking.extend(lacking.into_iter().take(1)),
+            true => found.silent.extend(silent.into_iter().take(1)),
+        }
     }
     found
 }
@@ -242,10 +276,11 @@ fn read(message: &Message, name: &Name, expected: &Expected) -> Answer {
     if !matches!(message.rcode, Rcode::NOERROR | Rcode::NXDOMAIN) {
         return Answer::Silent(format!("answers with {}", message.rcode));
     }
-    if !message.authoritative {
-        return Answer::Silent("does not serve the zone".into());
-    }
     let ttl = |record: &Record| record.ttl().as_secs().min(MAX_KEPT);
+    if !message.authoritative {
+        // It may have passed on what another remembers, which may be old.
+        return Answer::Lacks("does not serve the zone".into(), 0);
+    }
     let mut records = message.of(name, expected.what.rtype());
     if let Some(record) = records.find(|record| expected.what.is(record)) {
         return Answer::There(ttl(record));
@@ -301,7 +336,7 @@ mod tests {
         assert!(matches!(said(&other, &expected()), Answer::Lacks(_, 300)));
         assert!(matches!(said(&message("", ""), &expected()), Answer::Lacks(_, 0)));
         let forwarded = Message { authoritative: false, ..message(both, "") };
-        assert!(matches!(said(&forwarded, &expected()), Answer::Silent(_)));
+        assert!(matches!(said(&forwarded, &expected()), Answer::Lacks(_, 0)));
         let failed = Message { rcode: Rcode::SERVFAIL, ..message(both, "") };
         assert!(matches!(said(&failed, &expected()), Answer::Silent(_)));
 
@@ -341,23 +376,35 @@ mod tests {
             let told = places.zip(answers.map(|answer| vec![answer])).collect();
             judge(&servers, 1, &told)
         };
-        let there = Answer::There(300);
-        let all = judged([there.clone(), there.clone(), Answer::There(3600)]);
-        assert_eq!(all, Found { lacking: vec![], ttl: 3600 });
-        let no_ipv6 = judged([there.clone(), Answer::NoWay, there.clone()]);
-        assert_eq!(no_ipv6.lacking, Vec::<String>::new());
-        let lacks = Answer::Lacks("lacks it".into(), 60);
-        assert_eq!(
-            judged([there.clone(), Answer::NoWay, lacks]).lacking,
-            ["ns2.example (192.0.2.2) lacks it"]
-        );
-        assert_eq!(
-            judged([Answer::NoWay, Answer::NoWay, there.clone()]).lacking,
-            ["ns1.example cannot be reached from here"]
-        );
-        let silent = judged([there.clone(), Answer::Silent("does not answer".into()), there]);
-        assert_eq!(silent.lacking, ["ns1.example (2001:db8::1) does not answer"]);
+        let there = || Answer::There(300);
+        let found = |lacking: &[&str], silent: &[&str], answered, ttl| Found {
+            lacking: lacking.iter().map(|&it| it.into()).collect(),
+            silent: silent.iter().map(|&it| it.into()).collect(),
+            answered,
+            ttl,
+        };
+        let all = judged([there(), there(), Answer::There(3600)]);
+        assert_eq!(all, found(&[], &[], true, 3600));
+        assert!(all.everywhere());
+        assert!(judged([there(), Answer::NoWay, there()]).everywhere(), "no IPv6 here");
+        let lacks = || Answer::Lacks("lacks it".into(), 60);
+        let one = judged([there(), Answer::NoWay, lacks()]);
+        assert_eq!(one, found(&["ns2.example (192.0.2.2) lacks it"], &[], true, 300));
+        let far = judged([Answer::NoWay, Answer::NoWay, there()]);
+        assert_eq!(far, found(&[], &["ns1.example cannot be reached from here"], true, 300));
+        assert!(far.wherever_answered() && !far.everywhere());
+        let silence = || Answer::Silent("does not answer".into());
+        let silent = judged([there(), silence(), there()]);
+        let says = "ns1.example (2001:db8::1) does not answer";
+        assert_eq!(silent, found(&[], &[says], true, 300));
+        // What is old at one address is not made good by the silence of another.
+        let both = judged([silence(), lacks(), there()]);
+        assert_eq!(both, found(&["ns1.example (2001:db8::1) lacks it"], &[], true, 300));
+        let nobody = judged([silence(), silence(), silence()]);
+        assert!(!nobody.wherever_answered() && nobody.silent.len() == 2);
         let none = judge(&[server("ns3.example", &[])], 1, &BTreeMap::new());
-        assert_eq!(none.lacking, ["ns3.example has no address"]);
+        assert_eq!(none, found(&[], &["ns3.example has no address"], false, 0));
+        let zones = Found::all([silent, one, nobody]);
+        assert_eq!((zones.lacking.len(), zones.silent.len(), zones.answered), (1, 3, false));
     }
 }

@@ -66,12 +66,17 @@ pub struct Settings {
     /// How long the command may take.
     #[serde(default = "reload_timeout", with = "humantime_serde")]
     pub reload_timeout: Duration,
-    /// How long to wait until all name servers serve a challenge.
+    /// How long to wait until all name servers serve a challenge. One that does not answer at all is
+    /// passed over then.
     #[serde(default = "challenge_timeout", with = "humantime_serde")]
     pub challenge_timeout: Duration,
     /// Added to the time for which resolvers may know the zone without a new key.
     #[serde(default = "margin", with = "humantime_serde")]
     pub margin: Duration,
+    /// How long a name server that does not answer is waited for, from when all others serve the
+    /// TLSA records of a new key.
+    #[serde(default = "pass_over", with = "humantime_serde")]
+    pub pass_over: Duration,
 }
 
 /// A kind of key.
@@ -127,6 +132,12 @@ fn challenge_timeout() -> Duration {
 
 fn margin() -> Duration {
     MARGIN
+}
+
+/// Longer than a name server usually is away, and than the times after which a secondary asks its
+/// primary again.
+fn pass_over() -> Duration {
+    Duration::from_secs(24 * 3600)
 }
 
 impl Settings {

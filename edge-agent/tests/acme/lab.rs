@@ -39,15 +39,15 @@ pub(crate) const BLOCKED: &str = "blocked.example";
 /// Pebble, with a certificate of its own for HTTPS.
 pub(crate) struct Ca {
     child: Child,
-    pub(crate) directory: String,
-    pub(crate) trust: PathBuf,
+    directory: String,
+    trust: PathBuf,
     log: PathBuf,
     _home: tempfile::TempDir,
 }
 
 impl Ca {
     /// One that asks the name server at `dns`. `None` where pebble cannot be had.
-    pub(crate) fn start(dns: SocketAddr) -> Option<Self> {
+    fn start(dns: SocketAddr) -> Option<Self> {
         // Another process may take a port between its choice and its use.
         (0..5).find_map(|_| Self::attempt(dns))
     }
@@ -154,7 +154,7 @@ pub(crate) struct Zone {
 
 impl Zone {
     /// `None` where there are no name servers to test with.
-    pub(crate) fn start(domain: &str, wishes: &Wishes) -> Option<Arc<Self>> {
+    fn start(domain: &str, wishes: &Wishes) -> Option<Arc<Self>> {
         let domain: DomainName = domain.parse().unwrap();
         let first = text(&domain, 1, &[], &[]);
         let mut servers = Vec::new();
@@ -239,8 +239,13 @@ impl Zone {
         }
     }
 
+    /// Ends the second name server. It is not taken out of the delegation.
+    pub(crate) fn kill_second(&self) {
+        self.servers[1].0.signal("TERM").unwrap();
+    }
+
     /// Where the first name server answers.
-    pub(crate) fn dns(&self) -> SocketAddr {
+    fn dns(&self) -> SocketAddr {
         self.servers[0].0.address()
     }
 
@@ -285,7 +290,7 @@ pub(crate) struct MailServer {
 
 impl MailServer {
     /// One with a certificate that the owner made herself.
-    pub(crate) async fn start() -> Self {
+    async fn start() -> Self {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("mail.pem");
         let key = KeyPair::generate().unwrap();
@@ -312,7 +317,7 @@ impl MailServer {
         self.home.path().join("given.pem")
     }
 
-    pub(crate) fn service(&self) -> Service {
+    fn service(&self) -> Service {
         Service {
             name: "smtp".parse().unwrap(),
             address: self.address.to_string().parse().unwrap(),
@@ -370,6 +375,63 @@ async fn serve(tcp: TcpStream, file: &Path) -> std::io::Result<()> {
     tls.shutdown().await
 }
 
+/// The box that a test is about: its zone on name servers, its mail server, its CA, and the directory of
+/// its agent.
+pub(crate) struct Lab {
+    pub(crate) zone: Arc<Zone>,
+    pub(crate) ca: Ca,
+    pub(crate) mail: MailServer,
+    wishes: Wishes,
+    state: tempfile::TempDir,
+}
+
+impl Lab {
+    /// For `domain`. `None` where this machine lacks a program, which is said loudly.
+    pub(crate) async fn start(domain: &str) -> Option<Self> {
+        if !can_run() {
+            return None;
+        }
+        let (wishes, state) = (Wishes::default(), tempfile::tempdir().unwrap());
+        let zone = Zone::start(domain, &wishes).unwrap();
+        let ca = Ca::start(zone.dns()).unwrap();
+        let mail = MailServer::start().await;
+        Some(Self { zone, ca, mail, wishes, state })
+    }
+
+    /// The agent's directory.
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// `[acme]` of this box, with `more`.
+    pub(crate) fn settings(&self, more: &str) -> Settings {
+        let text = format!(
+            "directory = {directory:?}\nca = {trust:?}\nterms_agreed = true\ncombined = {given:?}\n\
+             reload = [\"/bin/cp\", {given:?}, {file:?}]\nmargin = \"{MARGIN}s\"\n{more}",
+            directory = self.ca.directory,
+            trust = self.ca.trust,
+            given = self.mail.given(),
+            file = self.mail.file,
+        );
+        toml::from_str(&text).unwrap()
+    }
+
+    /// Starts a keeper.
+    pub(crate) fn keep(&self, settings: Settings) -> Running {
+        let keeper = Keeper {
+            settings,
+            state: self.state().into(),
+            wishes: self.wishes.clone(),
+            zones: vec![self.zone.domain.clone()],
+            services: vec![self.mail.service()],
+            name_servers: self.zone.name_servers(),
+        };
+        let stop = CancellationToken::new();
+        let (certificate, work) = keeper.start(stop.clone()).unwrap();
+        Running { certificate, stop, task: tokio::spawn(work) }
+    }
+}
+
 /// A keeper at work.
 pub(crate) struct Running {
     pub(crate) certificate: Certificate,
@@ -378,27 +440,6 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts one on `state`.
-    pub(crate) fn start(
-        state: &Path,
-        settings: Settings,
-        wishes: &Wishes,
-        zone: &Zone,
-        services: Vec<Service>,
-    ) -> Self {
-        let keeper = Keeper {
-            settings,
-            state: state.into(),
-            wishes: wishes.clone(),
-            zones: vec![zone.domain.clone()],
-            services,
-            name_servers: zone.name_servers(),
-        };
-        let stop = CancellationToken::new();
-        let (certificate, work) = keeper.start(stop.clone()).unwrap();
-        Self { certificate, stop, task: tokio::spawn(work) }
-    }
-
     /// Waits until the report is as `wanted` says.
     pub(crate) async fn until(
         &mut self,
@@ -418,19 +459,8 @@ impl Running {
     }
 }
 
-/// `[acme]` for `ca` and a mail server.
-pub(crate) fn settings(directory: &str, trust: &Path, mail: &MailServer, more: &str) -> Settings {
-    let text = format!(
-        "directory = {directory:?}\nca = {trust:?}\nterms_agreed = true\ncombined = {given:?}\n\
-         reload = [\"/bin/cp\", {given:?}, {file:?}]\nmargin = \"{MARGIN}s\"\n{more}",
-        given = mail.given(),
-        file = mail.file,
-    );
-    toml::from_str(&text).unwrap()
-}
-
 /// Whether this machine can run these tests; says loudly when not.
-pub(crate) fn can_run() -> bool {
+fn can_run() -> bool {
     let pebble = Program::find("pebble", Some("pebble"));
     let name_servers = [Software::Knot, Software::Nsd].map(Software::program);
     let missing = name_servers.into_iter().chain([pebble]).find_map(Result::err);

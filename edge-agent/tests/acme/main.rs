@@ -10,24 +10,16 @@ mod lab;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lab::{BLOCKED, Ca, MARGIN, MailServer, Running, TTL, Zone, can_run, https, settings};
-use sealpost_agent::publish::Wishes;
+use lab::{BLOCKED, Lab, MARGIN, TTL, https};
 
 const DOMAIN: &str = "home.example";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_comes_is_renewed_with_another_key_and_outlives_restarts() {
-    if !can_run() {
-        return;
-    }
-    let (wishes, state) = (Wishes::default(), tempfile::tempdir().unwrap());
-    let zone = Zone::start(DOMAIN, &wishes).unwrap();
-    let ca = Ca::start(zone.dns()).unwrap();
-    let mail = MailServer::start().await;
+    let Some(lab) = Lab::start(DOMAIN).await else { return };
+    let Lab { zone, ca, mail, .. } = &lab;
     let own = mail.key();
-    let settings = settings(&ca.directory, &ca.trust, &mail, "");
-    let start =
-        || Running::start(state.path(), settings.clone(), &wishes, &zone, vec![mail.service()]);
+    let start = || lab.keep(lab.settings(""));
 
     let mut running = start();
     let first = running
@@ -41,7 +33,7 @@ async fn a_certificate_comes_is_renewed_with_another_key_and_outlives_restarts()
     assert!(first.account.is_some() && first.error.is_none(), "{first:?}");
     let in_zone = zone.history.lock().unwrap().keys[&first_key].0;
     assert!(shown_at - in_zone >= Duration::from_secs(u64::from(TTL) + MARGIN));
-    assert!(state.path().join("certificates/mail.key").exists());
+    assert!(lab.state().join("certificates/mail.key").exists());
 
     // A restart orders nothing.
     running.stop().await;
@@ -75,21 +67,11 @@ async fn a_certificate_comes_is_renewed_with_another_key_and_outlives_restarts()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_server_that_lags_is_named_and_waited_for() {
-    if !can_run() {
-        return;
-    }
-    let (wishes, state) = (Wishes::default(), tempfile::tempdir().unwrap());
-    let zone = Zone::start(DOMAIN, &wishes).unwrap();
-    let ca = Ca::start(zone.dns()).unwrap();
-    let mail = MailServer::start().await;
-    let settings = settings(
-        &ca.directory,
-        &ca.trust,
-        &mail,
-        "challenge_timeout = \"4s\"\nkey_type = \"rsa-2048\"",
-    );
+    let Some(lab) = Lab::start(DOMAIN).await else { return };
+    let Lab { zone, ca, .. } = &lab;
+    let settings = lab.settings("challenge_timeout = \"4s\"\nkey_type = \"rsa-2048\"");
     zone.second_follows.store(false, Ordering::Relaxed);
-    let mut running = Running::start(state.path(), settings, &wishes, &zone, vec![mail.service()]);
+    let mut running = lab.keep(settings);
     let report = running.until("the failure is told", |it| it.error.is_some()).await;
     let error = report.error.unwrap();
     assert!(error.contains("ns2.home.example (127.0.0.1) lacks the challenge"), "{error}");
@@ -111,17 +93,38 @@ async fn a_name_server_that_lags_is_named_and_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_server_that_died_is_named_and_passed_over_in_the_end() {
+    let Some(lab) = Lab::start(DOMAIN).await else { return };
+    let Lab { zone, ca, mail, .. } = &lab;
+    let own = mail.key();
+    zone.kill_second();
+    let mut running = lab.keep(lab.settings("challenge_timeout = \"2s\"\npass_over = \"6s\""));
+    let report = running
+        .until("the dead one is named", |it| {
+            it.waiting.as_ref().is_some_and(|it| it.contains("ns2.home.example (127.0.0.1)"))
+        })
+        .await;
+    assert_eq!((report.not_after, mail.key()), (None, own));
+    running.until("a certificate is installed", |it| it.not_after.is_some()).await;
+    assert_eq!(ca.said("Issued certificate"), 1);
+    // Not before all others had the record for that long.
+    let since = zone.history.lock().unwrap().keys[&mail.key()].0;
+    let wait = Duration::from_secs(6 + u64::from(TTL) + MARGIN);
+    assert!(since.elapsed() >= wait, "{:?}", since.elapsed());
+    let named = |notes: &Vec<String>| {
+        notes.iter().any(|it| it.contains("passed over") && it.contains("ns2.home.example"))
+    };
+    running.until("it is told who was passed over", |it| named(&it.notes)).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_server_that_keeps_its_old_key_is_told_of_and_nothing_leaves_the_zone() {
-    if !can_run() {
-        return;
-    }
-    let (wishes, state) = (Wishes::default(), tempfile::tempdir().unwrap());
-    let zone = Zone::start(DOMAIN, &wishes).unwrap();
-    let ca = Ca::start(zone.dns()).unwrap();
-    let mail = MailServer::start().await;
-    let mut settings = settings(&ca.directory, &ca.trust, &mail, "");
+    let Some(lab) = Lab::start(DOMAIN).await else { return };
+    let Lab { zone, mail, .. } = &lab;
+    let mut settings = lab.settings("");
     settings.reload = vec!["/bin/false".into()];
-    let mut running = Running::start(state.path(), settings, &wishes, &zone, vec![mail.service()]);
+    let mut running = lab.keep(settings);
     let report = running
         .until("it is told", |it| it.waiting.as_ref().is_some_and(|it| it.contains("another key")))
         .await;
@@ -136,10 +139,7 @@ async fn a_mail_server_that_keeps_its_old_key_is_told_of_and_nothing_leaves_the_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_a_ca_is_said() {
-    if !can_run() {
-        return;
-    }
-    let (_, elsewhere) = (Wishes::default(), tempfile::tempdir().unwrap());
+    let elsewhere = tempfile::tempdir().unwrap();
     let stranger = elsewhere.path().join("stranger.pem");
     std::fs::write(&stranger, https().0).unwrap();
     for (domain, case, words) in [
@@ -148,20 +148,15 @@ async fn what_is_wrong_with_a_ca_is_said() {
         (BLOCKED, "blocked", "rejectedIdentifier"),
         (DOMAIN, "profile", "has no profile `short`"),
     ] {
-        let (wishes, state) = (Wishes::default(), tempfile::tempdir().unwrap());
-        let zone = Zone::start(domain, &wishes).unwrap();
-        let ca = Ca::start(zone.dns()).unwrap();
-        let mail = MailServer::start().await;
-        let (mut directory, mut trust, mut more) = (ca.directory.clone(), ca.trust.clone(), "");
+        let Some(lab) = Lab::start(domain).await else { return };
+        let mut settings = lab.settings("");
         match case {
-            "away" => directory = "https://127.0.0.1:1/dir".into(),
-            "stranger" => trust = stranger.clone(),
-            "profile" => more = "profile = \"short\"",
+            "away" => settings.directory = "https://127.0.0.1:1/dir".into(),
+            "stranger" => settings.ca = Some(stranger.clone()),
+            "profile" => settings.profile = Some("short".into()),
             _ => {}
         }
-        let settings = settings(&directory, &trust, &mail, more);
-        let mut running =
-            Running::start(state.path(), settings, &wishes, &zone, vec![mail.service()]);
+        let mut running = lab.keep(settings);
         let report = running.until(case, |it| it.error.is_some()).await;
         let error = report.error.unwrap();
         assert!(error.contains(words), "{case}: {error}");
