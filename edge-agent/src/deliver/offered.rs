@@ -19,9 +19,10 @@ use sealpost_dns::transfer::serve::{Served, Zones};
 use sealpost_dns::zone::Zone;
 
 /// One version of a zone.
+#[derive(Clone)]
 pub struct Version {
     soa: Record,
-    records: Vec<Record>,
+    records: Arc<[Record]>,
     journal: Journal,
     /// When it may not be served any more, where that is for another server to say.
     expires: Option<Instant>,
@@ -31,6 +32,15 @@ pub struct Version {
 #[derive(Debug, thiserror::Error)]
 #[error("no name server could serve the zone: {0}")]
 pub struct NotServable(String);
+
+/// A version that is put together and not yet served.
+pub struct Ready {
+    apex: Name,
+    zone: Zone,
+    version: Version,
+    /// The version that was served, from which the last step of the journal leads here.
+    from: Option<Arc<Version>>,
+}
 
 /// All versions that are served now.
 pub struct Offered {
@@ -51,20 +61,20 @@ impl Default for Offered {
 }
 
 impl Offered {
-    /// Serves `records` as the zone `apex` from now on, until `expires` if that is said.
-    pub fn offer(
+    /// Puts `records` together as the zone `apex`, to be served until `expires` if that is said. Takes
+    /// its time with a large zone, so not to be called where something waits.
+    pub fn prepare(
         &self,
         apex: &Name,
         records: &[Record],
         expires: Option<Instant>,
-    ) -> Result<(), NotServable> {
+    ) -> Result<Ready, NotServable> {
         let zone = Zone::compile(apex, records).map_err(|error| NotServable(error.to_string()))?;
         let soa = records.iter().find(|record| soa_of(record).is_some()).cloned();
         let soa = soa.ok_or_else(|| NotServable("it has no SOA record".into()))?;
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut zones = HashMap::clone(&self.zones.load());
+        let from = self.zones.load().get(apex).cloned();
         let mut journal = Journal::default();
-        if let Some(last) = zones.get(apex) {
+        if let Some(last) = &from {
             journal = last.journal.clone();
             match between(&last.records, records) {
                 Ok(step) => journal.push(step),
@@ -73,11 +83,38 @@ impl Offered {
                 Err(_) => {}
             }
         }
-        let version = Version { soa, records: records.to_vec(), journal, expires };
-        zones.insert(apex.clone(), Arc::new(version));
+        let version = Version { soa, records: records.into(), journal, expires };
+        Ok(Ready { apex: apex.clone(), zone, version, from })
+    }
+
+    /// Serves it from now on. Quick.
+    pub fn serve(&self, ready: Ready) {
+        let Ready { apex, zone, mut version, from } = ready;
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut zones = HashMap::clone(&self.zones.load());
+        let same = match (zones.get(&apex), &from) {
+            (Some(now), Some(from)) => Arc::ptr_eq(now, from),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            // The steps lead here from another version than the one that was served last.
+            version.journal.clear();
+        }
+        zones.insert(apex, Arc::new(version));
         self.engine.catalog.insert(Entry::Serving(Arc::new(zone)));
         self.zones.store(Arc::new(zones));
-        Ok(())
+    }
+
+    /// Serves the version that there is until `expires`; `false` when there is none.
+    pub fn prolong(&self, apex: &Name, expires: Option<Instant>) -> bool {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut zones = HashMap::clone(&self.zones.load());
+        let Some(last) = zones.get(apex) else { return false };
+        let version = Version { expires, ..Version::clone(last) };
+        zones.insert(apex.clone(), Arc::new(version));
+        self.zones.store(Arc::new(zones));
+        true
     }
 
     /// Does not serve the zone any more.
@@ -114,7 +151,7 @@ impl Served for Version {
     }
 
     fn records(&self) -> Vec<Record> {
-        self.records.clone()
+        self.records.to_vec()
     }
 
     fn expires_in(&self) -> Option<u32> {
@@ -159,6 +196,8 @@ pub fn everybody() -> Arc<[Rule]> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::zone::included;
 
@@ -168,6 +207,10 @@ mod tests {
         found.into_iter().map(|it| it.record).collect()
     }
 
+    fn offer(offered: &Offered, records: &[Record], expires: Option<Instant>) {
+        offered.serve(offered.prepare(&apex(), records, expires).unwrap());
+    }
+
     fn apex() -> Name {
         "a.example.".parse().unwrap()
     }
@@ -175,9 +218,9 @@ mod tests {
     #[test]
     fn a_version_takes_the_place_of_the_last_with_what_changed() {
         let offered = Offered::default();
-        offered.offer(&apex(), &zone(1, ""), None).unwrap();
-        offered.offer(&apex(), &zone(2, "x TXT y"), None).unwrap();
-        offered.offer(&apex(), &zone(2, "x TXT y"), None).unwrap();
+        offer(&offered, &zone(1, ""), None);
+        offer(&offered, &zone(2, "x TXT y"), None);
+        offer(&offered, &zone(2, "x TXT y"), None);
         let now = offered.version(&"A.Example.".parse().unwrap()).unwrap();
         assert_eq!(now.expires_in(), Some(77));
         let steps = now.steps_since(1).unwrap();
@@ -190,16 +233,32 @@ mod tests {
     #[test]
     fn what_expired_is_not_served_and_what_is_no_zone_is_not_offered() {
         let offered = Offered::default();
-        offered.offer(&apex(), &zone(1, ""), Some(Instant::now())).unwrap();
+        assert!(!offered.prolong(&apex(), None));
+        offer(&offered, &zone(1, ""), Some(Instant::now()));
         assert!(offered.version(&apex()).is_none());
-        assert!(offered.offer(&apex(), &zone(1, "")[1..], None).is_err());
+        assert!(offered.prepare(&apex(), &zone(1, "")[1..], None).is_err());
+        // The primary said that it has the same still.
+        assert!(offered.prolong(&apex(), Some(Instant::now() + Duration::from_secs(60))));
+        assert!(offered.version(&apex()).is_some());
+    }
+
+    #[test]
+    fn a_step_from_what_is_not_served_any_more_is_not_told() {
+        let offered = Offered::default();
+        offer(&offered, &zone(1, ""), None);
+        let late = offered.prepare(&apex(), &zone(3, ""), None).unwrap();
+        offer(&offered, &zone(2, "x TXT y"), None);
+        offered.serve(late);
+        let now = offered.version(&apex()).unwrap();
+        assert!(now.steps_since(1).is_none() && now.steps_since(2).is_none());
+        assert_eq!(now.soa(), zone(3, "")[0]);
     }
 
     #[test]
     fn a_version_that_begins_anew_forgets_what_changed_before() {
         let offered = Offered::default();
         for (serial, more) in [(5, ""), (6, "x TXT y"), (3, "")] {
-            offered.offer(&apex(), &zone(serial, more), None).unwrap();
+            offer(&offered, &zone(serial, more), None);
         }
         assert!(offered.version(&apex()).unwrap().steps_since(5).is_none());
     }

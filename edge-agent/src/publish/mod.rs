@@ -18,6 +18,7 @@
 
 pub mod certificate_keys;
 pub mod dkim;
+pub mod due;
 pub mod facts;
 pub mod hex;
 pub mod listener;

@@ -13,8 +13,10 @@ use sealpost_dns::transfer::pull::{Ask, PullError, pull};
 use sealpost_dns::transfer::query::{serial_of, soa_of};
 use sealpost_dns::transfer::tsig::TsigKey;
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::zone::Signed;
 use crate::zone::serial::is_newer;
 
 /// For a connection.
@@ -34,12 +36,12 @@ pub struct Fetched {
     pub expire: Duration,
 }
 
-/// Asks the primary at `address` for what is newer than `have`, the records of the version here.
+/// Asks the primary at `address` for what is newer than `have`, the version here.
 pub async fn fetch(
     address: SocketAddr,
     key: Option<Arc<TsigKey>>,
     apex: Name,
-    have: Option<Vec<Record>>,
+    have: Option<Arc<Signed>>,
 ) -> Result<Fetched, String> {
     let fetched = timeout(TOTAL, fetch_all(address, key, apex, have)).await;
     let fetched = fetched.unwrap_or_else(|_| Err(format!("no zone within {TOTAL:?}")));
@@ -50,11 +52,12 @@ async fn fetch_all(
     address: SocketAddr,
     key: Option<Arc<TsigKey>>,
     apex: Name,
-    have: Option<Vec<Record>>,
+    have: Option<Arc<Signed>>,
 ) -> Result<Fetched, String> {
     let pace = Pace { total: TOTAL, ..Pace::default() };
     let ask = Ask { apex, key, limits: Limits::default(), pace };
-    let soa = have.iter().flatten().find(|record| soa_of(record).is_some()).cloned();
+    let records = have.iter().flat_map(|have| &have.records);
+    let soa = records.into_iter().find(|record| soa_of(record).is_some()).cloned();
     if let (Some(soa), Some(have)) = (soa, have) {
         match pull(&mut connect(address).await?, &ask, Some(&soa)).await {
             Ok(pulled) => match pulled.received {
@@ -70,7 +73,9 @@ async fn fetch_all(
                 }
                 Received::Zone(records) => return Ok(whole(records, pulled.expire)),
                 Received::Differences(steps) => {
-                    if let Ok(records) = apply(&have, &steps) {
+                    // Of a large zone it takes its time.
+                    let applied = spawn_blocking(move || apply(&have.records, &steps)).await;
+                    if let Ok(records) = applied.map_err(|error| error.to_string())? {
                         return Ok(whole(records, pulled.expire));
                     }
                 }

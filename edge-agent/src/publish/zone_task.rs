@@ -1,7 +1,8 @@
 //! One zone of the owner's file, from the facts to the relays that serve it.
 //!
-//! One task owns all that changes; what takes time is done beside it, one new version at a time. It
-//! acts on events: facts that changed, a wish, an update, a notice, and a timer.
+//! One task owns all that changes; what takes time is done beside it, one new version at a time, and
+//! comes back as a thing that is done. It acts on events: facts that changed, a wish, an update, a notice,
+//! and the time, of which [`super::due`] keeps account.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use domain::base::iana::Rcode;
 use sealpost_dns::record::{Name, Record};
 use sealpost_dns::transfer::query::soa_of;
+use sealpost_dns::transfer::serve::Served;
 use sealpost_tunnel::{MxName, ServiceName};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -16,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::due::Due;
 use super::facts::{self, Facts, facts};
 use super::make::{self, Made, MakeError, Order, make};
 use super::primary::{self, Fetched};
@@ -27,6 +30,7 @@ use super::{Shared, certificate_keys, hex, now};
 use crate::config::Zone;
 use crate::config::dns::Update;
 use crate::deliver::certificate::shown;
+use crate::deliver::offered::{NotServable, Offered, Ready};
 use crate::status::{ZoneAtRelay, ZoneStatus};
 use crate::uplink::Uplink;
 use crate::zone::plan::KeyDigest;
@@ -36,21 +40,9 @@ use crate::zone::{Signed, recall, serial};
 const GATHER: Duration = Duration::from_millis(500);
 /// Somebody waits for a wish.
 const GATHER_WISHES: Duration = Duration::from_millis(50);
-/// Before the first version of an agent that just started: for relays and the mail server to say what
-/// changed meanwhile.
-const AT_START: Duration = Duration::from_secs(3);
-/// Between looks at the mail server and at the owner's files, with up to a half more.
-const LOOK: Duration = Duration::from_secs(30 * 60);
-/// Until the next attempt after one that failed.
-const RETRY: Duration = Duration::from_secs(10 * 60);
 /// How long an update waits for the relays before it is answered: those who send one wait for 10 s,
 /// and ask a certificate authority then.
 const ACKNOWLEDGED: Duration = Duration::from_secs(8);
-/// How often the date is looked at. Timers do not run while a machine sleeps, and know nothing of a
-/// clock that was set; signatures and the waits for keys go by the date.
-const GLANCE: Duration = Duration::from_secs(10);
-/// By how much the date has to be ahead of the timers to be believed to have jumped, in seconds.
-const JUMP: u64 = 30;
 /// Updates that wait.
 const MAX_WAITING: usize = 64;
 /// By how much a serial that a relay serves may be ahead to be believed: farther than dates in
@@ -69,24 +61,49 @@ pub(super) enum Command {
 
 /// What was done beside the task.
 enum Done {
-    Made(Box<Attempt>, Result<Made, MakeError>),
+    Made(Attempt, Result<Box<Fresh>, Unmade>),
     Looked(Result<Vec<KeyDigest>, String>),
-    Fetched(Result<(Option<Taken>, Duration), String>),
+    Fetched(Result<Box<(Option<Taken>, Duration)>, String>),
     Saved(Result<(), String>),
 }
 
-/// What a version was made of.
+/// For whom a version is made.
 struct Attempt {
     wish: Wish,
-    dynamic: Vec<Record>,
     /// Who waits for it.
     update: Option<oneshot::Sender<Rcode>>,
+    /// When a version was due, had this one not been begun.
+    due: Instant,
+}
+
+/// What came of it.
+struct Fresh {
+    made: Made,
+    /// The records that came by updates, this one's with them.
+    dynamic: Vec<Record>,
+    /// The version, where it is to take the place of the one that is served.
+    ready: Option<Result<Ready, NotServable>>,
+}
+
+/// Why nothing came of it.
+enum Unmade {
+    /// The update may not be made.
+    Update(Rcode),
+    /// The version cannot be made.
+    Version(MakeError),
+}
+
+impl<E: Into<MakeError>> From<E> for Unmade {
+    fn from(error: E) -> Self {
+        Self::Version(error.into())
+    }
 }
 
 /// A version of a primary's that was verified and kept.
 struct Taken {
-    records: Vec<Record>,
+    zone: Arc<Signed>,
     valid_until: Option<u64>,
+    ready: Result<Ready, NotServable>,
 }
 
 /// An update that waits until relays serve it.
@@ -124,56 +141,9 @@ pub(super) struct ZoneTask {
     saving: bool,
     unsaved: bool,
     looked_for: Vec<MxName>,
-    /// When to listen to the relays, where one said something.
-    hear_due: Option<Instant>,
-    patience: Patience,
-    due: Instant,
-    look_due: Instant,
-    /// The last look at the date.
-    glanced: (Instant, u64),
+    due: Due,
     failures: u32,
     waiting: Vec<Waiting>,
-}
-
-/// How often what relays say may change the zone: so many times in a row, and then once in a while. A
-/// relay that says something else each second would have the box sign, write and tell all day.
-struct Patience {
-    left: u32,
-    /// When there is one more.
-    next: Instant,
-}
-
-/// Changes in a row: as when an owner adds relays and domains.
-const CHANGES: u32 = 20;
-/// Until there may be one more.
-const CHANGE_AGAIN: Duration = Duration::from_secs(60);
-
-impl Patience {
-    fn new(now: Instant) -> Self {
-        Self { left: CHANGES, next: now + CHANGE_AGAIN }
-    }
-
-    /// When relays may be listened to: now, or later.
-    fn ready_at(&mut self, now: Instant) -> Instant {
-        while self.left < CHANGES && self.next <= now {
-            self.left += 1;
-            self.next += CHANGE_AGAIN;
-        }
-        if self.left == 0 { self.next } else { now }
-    }
-
-    /// What they said changed something.
-    fn spend(&mut self, now: Instant) {
-        if self.left == CHANGES {
-            self.next = now + CHANGE_AGAIN;
-        }
-        self.left = self.left.saturating_sub(1);
-    }
-}
-
-/// Around a day, so that not all zones are signed at once.
-fn daily() -> Duration {
-    Duration::from_secs(22 * 3600).mul_f64(1.0 + rand::random::<f64>() / 6.0)
 }
 
 impl ZoneTask {
@@ -204,11 +174,7 @@ impl ZoneTask {
             saving: false,
             unsaved: false,
             looked_for: Vec::new(),
-            hear_due: None,
-            patience: Patience::new(Instant::now()),
-            due: Instant::now() + AT_START,
-            look_due: Instant::now(),
-            glanced: (Instant::now(), now()),
+            due: Due::new(Instant::now(), now()),
             failures: 0,
             waiting: Vec::new(),
         }
@@ -225,9 +191,9 @@ impl ZoneTask {
         self.wanted = wanted.borrow_and_update().clone();
         self.load().await;
         self.hear();
-        self.due = Instant::now() + AT_START;
+        self.due = Due::new(Instant::now(), now());
         while !stop.is_cancelled() {
-            if self.unread.is_some() && Instant::now() >= self.due {
+            if self.unread.is_some() && self.due.is_version(Instant::now()) {
                 self.load().await;
             }
             self.glance();
@@ -235,14 +201,12 @@ impl ZoneTask {
             self.relays.pursue(&self.shared.uplinks.load(), &self.apex, self.soa().as_ref());
             self.answer_waiting();
             self.report();
-            let next = self.next();
+            let next = self.next_timer();
             tokio::select! {
                 // First, so that nothing is offered behind the end.
                 biased;
                 () = stop.cancelled() => break,
-                _ = changed.changed() => {
-                    self.hear_due.get_or_insert_with(Instant::now);
-                }
+                _ = changed.changed() => self.due.relay_spoke(Instant::now()),
                 _ = wanted.changed() => {
                     let before = std::mem::replace(
                         &mut self.wanted,
@@ -250,7 +214,7 @@ impl ZoneTask {
                     );
                     if before.1.next_keys != self.wanted.1.next_keys {
                         // One of them may just have come into use.
-                        self.look_due = Instant::now();
+                        self.due.look_now(Instant::now());
                     }
                     self.within(GATHER_WISHES);
                 }
@@ -268,15 +232,20 @@ impl ZoneTask {
     /// What was kept is served again, before anything new is made.
     async fn load(&mut self) {
         let (store, apex) = (self.store.clone(), self.apex.clone());
+        let (offered, primary) = (self.offered(), self.zone.primary);
         // Signatures are verified, which takes its time.
         let load = move || {
             let zone = store.zone(&apex).map(|records| records.and_then(recall));
             let last = zone.as_ref().ok().and_then(Option::as_ref);
             let valid = last.and_then(|last| make::admissible(&apex, &last.records, now()).ok());
-            (store.memory(), store.updates(&apex), zone, valid.flatten())
+            let ready = last.map(|last| {
+                let expires = primary.map(|_| std::time::Instant::now() + expire(&last.records));
+                offered.prepare(&apex, &last.records, expires)
+            });
+            (store.memory(), store.updates(&apex), zone, valid.flatten(), ready)
         };
         let Ok(loaded) = tokio::task::spawn_blocking(load).await else { return };
-        let (memory, updates, zone, valid_until) = loaded;
+        let (memory, updates, zone, valid_until, ready) = loaded;
         (self.memory, self.valid_until) = (memory, valid_until);
         match updates {
             Ok(updates) => (self.dynamic, self.unread) = (updates, None),
@@ -291,17 +260,20 @@ impl ZoneTask {
                 warn!(zone = %self.zone.name, %error, "the last version is lost; a new one is made");
             }
         }
-        if let Some(last) = self.last.clone() {
-            let expires =
-                self.zone.primary.map(|_| std::time::Instant::now() + expire(&last.records));
-            self.offer(&last, expires);
+        if let Some(ready) = ready {
+            self.serve(ready);
         }
     }
 
-    fn offer(&mut self, zone: &Signed, expires: Option<std::time::Instant>) {
-        let offered = self.shared.deliveries.dns.offered();
-        if let Err(error) = offered.offer(&self.apex, &zone.records, expires) {
-            self.failed(error.to_string());
+    fn offered(&self) -> Arc<Offered> {
+        self.shared.deliveries.dns.offered().clone()
+    }
+
+    /// What was put together elsewhere is served from here, so that nothing is behind the end.
+    fn serve(&mut self, ready: Result<Ready, NotServable>) {
+        match ready {
+            Ok(ready) => self.offered().serve(ready),
+            Err(error) => self.failed(error.to_string()),
         }
     }
 
@@ -320,12 +292,12 @@ impl ZoneTask {
         let facts = facts(&self.zone.name, &self.zone.mx, &relays);
         news |= facts != self.facts;
         if facts.mx_names != self.looked_for {
-            self.look_due = Instant::now();
+            self.due.look_now(Instant::now());
         }
         self.facts = facts;
         self.look_for_gaps();
         if news {
-            self.patience.spend(Instant::now());
+            self.due.heard_news(Instant::now());
             self.save();
             if self.zone.primary.is_none() {
                 self.within(GATHER);
@@ -354,47 +326,36 @@ impl ZoneTask {
 
     /// A new version is due within `wait`.
     fn within(&mut self, wait: Duration) {
-        self.due = self.due.min(Instant::now() + wait);
+        self.due.version_within(Instant::now(), wait);
     }
 
     /// What was due while the machine slept is done now.
     fn glance(&mut self) {
-        let (at, date) = std::mem::replace(&mut self.glanced, (Instant::now(), now()));
-        let ahead = self.glanced.1.saturating_sub(date).saturating_sub(at.elapsed().as_secs());
-        if ahead >= JUMP {
-            info!(zone = %self.zone.name, seconds = ahead, "the date jumped: all that may be due is looked at");
-            (self.due, self.look_due) = (Instant::now(), Instant::now());
+        if let Some(seconds) = self.due.glance(Instant::now(), now()) {
+            info!(zone = %self.zone.name, seconds, "the date jumped: all that may be due is looked at");
         }
     }
 
-    fn next(&self) -> Instant {
+    fn next_timer(&self) -> Instant {
         let waiting = self.waiting.iter().map(|waiting| waiting.until);
-        let due = Some(self.due).filter(|_| !self.busy);
-        let look = Some(self.look_due).filter(|_| !self.looking);
         let relays = self.relays.next().map(Instant::from_std);
-        let glance = self.glanced.0 + GLANCE;
-        let timers = waiting.chain(due).chain(look).chain(relays).chain(self.hear_due);
-        timers.fold(glance, Instant::min)
+        waiting.chain(relays).fold(self.due.next(self.busy, self.looking), Instant::min)
     }
 
     /// Begins what is due.
     fn begin(&mut self) {
-        if let Some(due) = self.hear_due.filter(|due| *due <= Instant::now()) {
-            let due = self.patience.ready_at(due.max(Instant::now()));
-            self.hear_due = Some(due).filter(|due| *due > Instant::now());
-            if self.hear_due.is_none() {
-                self.hear();
-                self.relays.hurry();
-            }
+        if self.due.takes_hear(Instant::now()) {
+            self.hear();
+            self.relays.hurry();
         }
-        if !self.looking && Instant::now() >= self.look_due {
+        if !self.looking && self.due.takes_look(Instant::now()) {
             self.look();
         }
-        if !self.busy && Instant::now() >= self.due {
+        if !self.busy && self.due.is_version(Instant::now()) {
             match (self.zone.primary, self.unread.clone()) {
-                (None, None) => self.make(self.dynamic.clone(), None),
+                (None, None) => self.make(None),
                 (None, Some(why)) => {
-                    self.due = Instant::now() + RETRY;
+                    self.due.version_begun(Instant::now());
                     self.failed(why);
                 }
                 (Some(_), _) => self.fetch(),
@@ -417,7 +378,6 @@ impl ZoneTask {
 
     /// Looks at what the mail server shows.
     fn look(&mut self) {
-        self.look_due = Instant::now() + LOOK.mul_f64(1.0 + rand::random::<f64>() / 2.0);
         self.looked_for = self.facts.mx_names.clone();
         if self.zone.primary.is_some() {
             return;
@@ -426,8 +386,7 @@ impl ZoneTask {
         let Some(service) = service.filter(|_| !self.looked_for.is_empty()) else {
             let unknown = !self.looked_for.is_empty();
             self.unasked = unknown.then(|| "no [[service]] is named \"smtp\"".into());
-            // The owner's files are looked at all the same.
-            self.within(AT_START);
+            self.due.version_soon(Instant::now());
             return;
         };
         self.looking = true;
@@ -441,19 +400,21 @@ impl ZoneTask {
         });
     }
 
-    /// Makes a version with these records of updates.
-    fn make(&mut self, dynamic: Vec<Record>, update: Option<oneshot::Sender<Rcode>>) {
+    /// Makes a version, by way of an update if there is one. All that may take long is done beside the
+    /// task, on which the mail waits too.
+    fn make(&mut self, change: Option<(Request, Update, oneshot::Sender<Rcode>)>) {
         self.busy = true;
-        self.due = Instant::now() + daily();
+        let due = self.due.version_begun(Instant::now());
         let (wish, wanted) = self.wanted.clone();
         let before = self.memory.planned.clone();
         certificate_keys::note(&mut self.memory.planned, &wanted.next_keys, now());
         if self.memory.planned != before {
             self.save();
         }
-        let attempt = Box::new(Attempt { wish, dynamic: dynamic.clone(), update });
+        let (change, update) = change.map(|(request, may, reply)| ((request, may), reply)).unzip();
+        let attempt = Attempt { wish, update, due };
         let keys = certificate_keys::to_publish(&self.memory.shown, &self.memory.planned);
-        let order = Order {
+        let mut order = Order {
             zone: self.zone.clone(),
             store: self.store.clone(),
             last: self.last.clone(),
@@ -462,22 +423,29 @@ impl ZoneTask {
             boxes: self.shared.keys.all(),
             certificate_keys: keys,
             wanted,
-            dynamic,
+            dynamic: self.dynamic.clone(),
             now: now(),
         };
-        let keep = attempt.dynamic != self.dynamic;
-        self.doing.spawn(async move {
-            let made = tokio::task::spawn_blocking(move || {
+        let offered = self.offered();
+        let work = move || {
+            if let Some((request, may)) = change {
+                let zone = order.last.as_ref().map_or(&[][..], |last| last.records.as_slice());
+                let after = update::apply(zone, &order.dynamic, &request, may);
+                let before = std::mem::replace(&mut order.dynamic, after.map_err(Unmade::Update)?);
                 let made = make(&order)?;
-                if keep {
+                if before != order.dynamic {
                     order.store.save_updates(&order.dynamic)?;
                 }
-                Ok(made)
-            });
-            let made = made.await;
+                return Ok(fresh(&offered, order, made));
+            }
+            let made = make(&order)?;
+            Ok(fresh(&offered, order, made))
+        };
+        self.doing.spawn(async move {
+            let made = tokio::task::spawn_blocking(work).await;
             Done::Made(
                 attempt,
-                made.unwrap_or_else(|error| Err(MakeError::Fault(error.to_string()))),
+                made.unwrap_or_else(|error| Err(MakeError::Fault(error.to_string()).into())),
             )
         });
     }
@@ -486,21 +454,21 @@ impl ZoneTask {
         let Some(address) = self.zone.primary else { return };
         self.busy = true;
         let key = self.zone.primary_key.as_ref().and_then(|key| self.shared.tsig.get(key)).cloned();
-        let have = self.last.as_ref().map(|last| last.records.clone());
+        let (have, offered) = (self.last.clone(), self.offered());
         let (apex, store) = (self.apex.clone(), self.store.clone());
         self.doing.spawn(async move {
             let fetched = primary::fetch(address, key, apex.clone(), have).await;
             let taken = match fetched {
-                Ok(fetched) => take(apex, store, fetched).await,
+                Ok(fetched) => take(apex, store, offered, fetched).await,
                 Err(error) => Err(error),
             };
-            Done::Fetched(taken)
+            Done::Fetched(taken.map(Box::new))
         });
     }
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Made(attempt, made) => self.made(*attempt, made),
+            Done::Made(attempt, made) => self.made(attempt, made),
             Done::Looked(Ok(keys)) => {
                 (self.looking, self.unasked) = (false, None);
                 let before = self.memory.shown.clone();
@@ -508,7 +476,6 @@ impl ZoneTask {
                 if self.memory.shown != before {
                     self.save();
                 }
-                // The owner's files are looked at too.
                 self.within(GATHER);
             }
             Done::Looked(Err(error)) => {
@@ -517,10 +484,10 @@ impl ZoneTask {
                     warn!(zone = %self.zone.name, error, "the mail server's keys are not known; the last ones stay");
                 }
                 self.unasked = Some(error);
-                self.look_due = Instant::now() + RETRY;
+                self.due.look_again(Instant::now());
                 self.within(GATHER);
             }
-            Done::Fetched(fetched) => self.fetched(fetched),
+            Done::Fetched(fetched) => self.fetched(fetched.map(|fetched| *fetched)),
             Done::Saved(saved) => {
                 self.saving = false;
                 if let Err(error) = saved {
@@ -530,24 +497,11 @@ impl ZoneTask {
         }
     }
 
-    fn made(&mut self, attempt: Attempt, made: Result<Made, MakeError>) {
+    fn made(&mut self, attempt: Attempt, made: Result<Box<Fresh>, Unmade>) {
         self.busy = false;
-        let made = match made {
-            Ok(made) => made,
-            Err(error) => {
-                let rcode = if error.is_about_records() { Rcode::REFUSED } else { Rcode::SERVFAIL };
-                match attempt.update {
-                    // What one update would break, it alone is refused for.
-                    Some(update) => {
-                        info!(zone = %self.zone.name, %error, "an update was refused");
-                        let _ = update.send(rcode);
-                        self.shared.metrics.updated("refused");
-                        self.within(GATHER);
-                    }
-                    None => self.failed(error.to_string()),
-                }
-                return;
-            }
+        let Fresh { made, dynamic, ready } = match made {
+            Ok(fresh) => *fresh,
+            Err(unmade) => return self.unmade(attempt, unmade),
         };
         if made.changed {
             let serial = made.zone.serial;
@@ -555,11 +509,11 @@ impl ZoneTask {
             self.shared.metrics.signed();
         }
         (self.error, self.seen, self.failures) = (None, None, 0);
-        (self.dynamic, self.wish) = (attempt.dynamic, attempt.wish);
+        (self.dynamic, self.wish) = (dynamic, attempt.wish);
         (self.ds, self.valid_until) = (made.ds, made.valid_until);
         let serial = made.zone.serial;
-        if made.changed || self.soa().is_none() {
-            self.offer(&made.zone, None);
+        if let Some(ready) = ready {
+            self.serve(ready);
         }
         self.last = Some(made.zone);
         if let Some(reply) = attempt.update {
@@ -568,28 +522,51 @@ impl ZoneTask {
         }
     }
 
+    /// What one update would break, it alone is refused for.
+    fn unmade(&mut self, attempt: Attempt, unmade: Unmade) {
+        let (rcode, error) = match (&unmade, &attempt.update) {
+            (Unmade::Update(rcode), _) => (*rcode, rcode.to_string()),
+            (Unmade::Version(error), None) => return self.failed(error.to_string()),
+            (Unmade::Version(error), Some(_)) if error.is_about_records() => {
+                (Rcode::REFUSED, error.to_string())
+            }
+            (Unmade::Version(error), Some(_)) => (Rcode::SERVFAIL, error.to_string()),
+        };
+        info!(zone = %self.zone.name, error, "an update was refused");
+        self.shared.metrics.updated("refused");
+        if let Some(update) = attempt.update {
+            let _ = update.send(rcode);
+        }
+        self.due.version_as_before(attempt.due);
+        if let Unmade::Version(_) = unmade {
+            // It may be that the zone cannot be made without it either.
+            self.within(GATHER);
+        }
+    }
+
     fn fetched(&mut self, fetched: Result<(Option<Taken>, Duration), String>) {
         self.busy = false;
         match fetched {
-            Ok((taken, expire)) => {
+            Ok((Some(Taken { zone, valid_until, ready }), _)) => {
                 (self.error, self.failures) = (None, 0);
+                info!(zone = %self.zone.name, serial = zone.serial, "the zone was taken from its primary");
+                self.valid_until = valid_until;
+                self.last = Some(zone);
+                self.look_for_gaps();
+                self.serve(ready);
+            }
+            Ok((None, expire)) => {
                 let expires = Some(std::time::Instant::now() + expire);
-                if let Some(Taken { records, valid_until }) = taken {
-                    let zone =
-                        Signed { signed_at: now(), ..recall(records).unwrap_or_else(nothing) };
-                    info!(zone = %self.zone.name, serial = zone.serial, "the zone was taken from its primary");
-                    self.valid_until = valid_until;
-                    self.last = Some(Arc::new(zone));
-                    self.look_for_gaps();
-                }
-                if let Some(last) = self.last.clone() {
-                    self.offer(&last, expires);
+                match self.offered().prolong(&self.apex, expires) {
+                    true => (self.error, self.failures) = (None, 0),
+                    false => self.failed("the version of the primary cannot be served".into()),
                 }
             }
             Err(error) => self.failed(error),
         }
         let records = self.last.as_ref().map(|last| last.records.as_slice());
-        self.due = Instant::now() + primary::pause(records, self.failures);
+        let pause = primary::pause(records, self.failures);
+        self.due.version_after(Instant::now(), pause);
     }
 
     fn look_for_gaps(&mut self) {
@@ -606,7 +583,7 @@ impl ZoneTask {
             warn!(zone = %self.zone.name, error, "no new version of the zone; the last one stays");
         }
         self.error = Some(error);
-        self.due = self.due.min(Instant::now() + RETRY);
+        self.due.version_again(Instant::now());
     }
 
     /// What was done ended in a fault of this program. It is not known what it was, so all is begun
@@ -627,17 +604,7 @@ impl ZoneTask {
             Command::Update(_, _, reply) if self.zone.primary.is_some() => {
                 let _ = reply.send(Rcode::REFUSED);
             }
-            Command::Update(request, may, reply) => {
-                let zone = self.last.as_ref().map(|last| last.records.as_slice());
-                match update::apply(zone.unwrap_or_default(), &self.dynamic, &request, may) {
-                    Ok(dynamic) => self.make(dynamic, Some(reply)),
-                    Err(rcode) => {
-                        info!(zone = %self.zone.name, %rcode, "an update was refused");
-                        self.shared.metrics.updated("refused");
-                        let _ = reply.send(rcode);
-                    }
-                }
-            }
+            Command::Update(request, may, reply) => self.make(Some((request, may, reply))),
         }
     }
 
@@ -696,7 +663,7 @@ impl ZoneTask {
 
     fn soa(&self) -> Option<Record> {
         let version = self.shared.deliveries.dns.offered().version(&self.apex)?;
-        version.all().iter().find(|record| soa_of(record).is_some()).cloned()
+        Some(version.soa())
     }
 
     fn report(&self) {
@@ -758,14 +725,19 @@ fn expire(records: &[Record]) -> Duration {
     Duration::from_secs(soa.unwrap_or_default().into())
 }
 
-fn nothing() -> Signed {
-    Signed { records: Vec::new(), serial: 0, signed_at: 0 }
+/// A version that was made, put together for those who ask where it is another.
+fn fresh(offered: &Offered, order: Order, made: Made) -> Box<Fresh> {
+    let apex = order.zone.apex();
+    let served = offered.version(&apex).is_some();
+    let ready = (made.changed || !served).then(|| offered.prepare(&apex, &made.zone.records, None));
+    Box::new(Fresh { made, dynamic: order.dynamic, ready })
 }
 
 /// Verifies and keeps what a primary has.
 async fn take(
     apex: Name,
     store: Store,
+    offered: Arc<Offered>,
     fetched: Fetched,
 ) -> Result<(Option<Taken>, Duration), String> {
     let Fetched { records, expire } = fetched;
@@ -775,37 +747,12 @@ async fn take(
         let valid_until =
             valid_until.map_err(|error| format!("the primary's zone is refused: {error}"))?;
         store.save_zone(&records).map_err(|error| error.to_string())?;
-        Ok::<_, String>(Taken { records, valid_until })
+        let zone = recall(records).ok_or("the primary's zone has no SOA record")?;
+        let zone = Arc::new(Signed { signed_at: now(), ..zone });
+        let expires = Some(std::time::Instant::now() + expire);
+        let ready = offered.prepare(&apex, &zone.records, expires);
+        Ok::<_, String>(Taken { zone, valid_until, ready })
     });
     let taken = kept.await.map_err(|error| error.to_string())??;
     Ok((Some(taken), expire))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_relay_that_never_says_the_same_is_listened_to_now_and_then() {
-        let start = Instant::now();
-        let mut patience = Patience::new(start);
-        for second in 0..u64::from(CHANGES) {
-            let now = start + Duration::from_secs(second);
-            assert_eq!(patience.ready_at(now), now);
-            patience.spend(now);
-        }
-        let now = start + Duration::from_secs(CHANGES.into());
-        assert_eq!(patience.ready_at(now), start + CHANGE_AGAIN);
-        let mut heard = 0;
-        for second in 0..3600 {
-            let now = start + CHANGE_AGAIN + Duration::from_secs(second);
-            if patience.ready_at(now) == now {
-                patience.spend(now);
-                heard += 1;
-            }
-        }
-        assert_eq!(heard, 60);
-        let later = start + Duration::from_secs(86_400);
-        assert_eq!((patience.ready_at(later), patience.left), (later, CHANGES));
-    }
 }
