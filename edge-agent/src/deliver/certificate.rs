@@ -47,6 +47,15 @@ pub async fn shown(
     Ok(all)
 }
 
+/// What it shows to one sender that asks for `name` and knows all kinds of keys. One connection.
+pub async fn glimpse(service: &Service, name: &MxName) -> Result<Shown, String> {
+    let tcp = stranger::up_to_tls(service).await.map_err(|error| error.to_string())?;
+    match timeout(DEADLINE, certificate(tcp, name, signatures())).await {
+        Ok(certificate) => look(&certificate?, name),
+        Err(_) => Err("the mail server did not answer in time".into()),
+    }
+}
+
 async fn shown_for(service: &Service, name: &MxName) -> Result<Vec<Shown>, String> {
     let (rsa, others) = signatures().into_iter().partition::<Vec<_>, _>(|scheme| is_rsa(*scheme));
     let mut found = Vec::new();

@@ -11,8 +11,8 @@ const AT_START: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_secs(30 * 60);
 /// Until the next attempt after one that failed.
 const RETRY: Duration = Duration::from_secs(10 * 60);
-/// How often the date is looked at. Timers do not run while a machine sleeps, and know nothing of a
-/// clock that was set; signatures and the waits for keys go by the date.
+/// How often the date and the owner's files are looked at. Timers do not run while a machine sleeps, and
+/// know nothing of a clock that was set; signatures and the waits for keys go by the date.
 const GLANCE: Duration = Duration::from_secs(10);
 /// By how much the date has to be ahead of the timers to be believed to have jumped, in seconds.
 const JUMP: u64 = 30;
@@ -27,6 +27,8 @@ pub struct Due {
     version: Instant,
     /// A look at the mail server.
     look: Instant,
+    /// A look at the owner's files.
+    files: Instant,
     /// Listening to the relays, where one said something.
     hear: Option<Instant>,
     patience: Patience,
@@ -45,6 +47,7 @@ impl Due {
         Self {
             version: now + AT_START,
             look: now,
+            files: now,
             hear: None,
             patience: Patience::new(now),
             glanced: (now, date),
@@ -114,6 +117,16 @@ impl Due {
         let due = self.look <= now;
         if due {
             self.look = now + LOOK.mul_f64(1.0 + rand::random::<f64>() / 2.0);
+        }
+        due
+    }
+
+    /// Whether to look at the owner's files, which is then begun. No timer of its own: it is done when
+    /// the date is looked at.
+    pub fn takes_files(&mut self, now: Instant) -> bool {
+        let due = self.files <= now;
+        if due {
+            self.files = now + GLANCE;
         }
         due
     }
@@ -222,6 +235,17 @@ mod tests {
         assert!(due.is_version(woken) && due.takes_look(woken));
         // A clock that is set back is no jump.
         assert_eq!(due.glance(woken, DATE), None);
+    }
+
+    #[test]
+    fn the_owners_files_are_looked_at_with_the_date_and_wake_nobody() {
+        let start = Instant::now();
+        let mut due = Due::new(start, DATE);
+        due.version_begun(start);
+        due.takes_look(start);
+        assert!(due.takes_files(start) && !due.takes_files(start));
+        assert_eq!(due.next(false, false), start + GLANCE);
+        assert!(due.takes_files(start + GLANCE));
     }
 
     #[test]

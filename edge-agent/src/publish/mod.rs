@@ -22,8 +22,10 @@ pub mod due;
 pub mod facts;
 pub mod hex;
 pub mod listener;
+pub mod mail_key_watch;
 pub mod make;
 pub mod notice;
+pub mod owner_files;
 pub mod primary;
 pub mod relays;
 pub mod roll;
@@ -41,8 +43,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use sealpost_dns::record::Name;
 use sealpost_dns::transfer::tsig::TsigKey;
-use sealpost_tunnel::DomainName;
-use tokio::sync::mpsc;
+use sealpost_tunnel::{DomainName, MxName};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -53,6 +55,7 @@ use crate::metrics::Metrics;
 use crate::registration::keys::Keys;
 use crate::status::ZoneStatus;
 use crate::uplink::{Changed, Uplink};
+use mail_key_watch::Glimpse;
 use zone_task::{Command, ZoneTask};
 
 pub use wishes::{Published, Wishes};
@@ -78,6 +81,8 @@ pub(super) struct Shared {
     deliveries: Arc<Deliveries>,
     metrics: Metrics,
     wishes: Wishes,
+    /// What the mail server showed last.
+    glimpses: watch::Sender<Option<Glimpse>>,
     /// The keys of `[[dns.key]]` by their names in the file.
     tsig: HashMap<String, Arc<TsigKey>>,
     running: Mutex<BTreeMap<DomainName, Running>>,
@@ -119,12 +124,14 @@ impl Publisher {
             metrics: deliveries.metrics.clone(),
             deliveries,
             wishes: Wishes::default(),
+            glimpses: watch::Sender::default(),
             tsig,
             running: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
         shared.tasks.spawn(roll_watch::watch(shared.clone()));
+        shared.tasks.spawn(mail_key_watch::watch(shared.clone()));
         Ok(Self(shared))
     }
 
@@ -187,6 +194,13 @@ impl Publisher {
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<DomainName, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The names of the mail exchangers of all zones that are made here.
+    fn exchangers(&self) -> Vec<MxName> {
+        let domains: Vec<_> = self.lock().keys().cloned().collect();
+        let published = domains.iter().filter_map(|domain| self.wishes.published(domain));
+        published.flat_map(|published| published.exchangers).collect()
     }
 
     /// Has a new version made of a zone whose keys on disk are others.

@@ -94,6 +94,11 @@ impl Store {
     }
 
     fn memory_file(&self) -> PathBuf {
+    /// The files that a command of the owner's may change while the agent runs.
+    pub fn key_files(&self) -> [PathBuf; 3] {
+        [self.entry_key(), self.next_entry_key(), self.zone_key()]
+    }
+
         self.directory.join("state.json")
     }
 

@@ -4,6 +4,7 @@
 //! comes back as a thing that is done. It acts on events: facts that changed, a wish, an update, a notice,
 //! and the time, of which [`super::due`] keeps account.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +21,14 @@ use tracing::{info, warn};
 
 use super::due::Due;
 use super::facts::{self, Facts, facts};
+use super::mail_key_watch::Glimpse;
 use super::make::{self, Made, MakeError, Order, make};
 use super::primary::{self, Fetched};
 use super::relays::Relays;
 use super::store::{Heard, Memory, Store};
 use super::update::{self, Request};
 use super::wishes::{Published, Serving, Wanted, Wish};
-use super::{Shared, certificate_keys, hex, now};
+use super::{Shared, certificate_keys, hex, now, owner_files};
 use crate::config::Zone;
 use crate::config::dns::Update;
 use crate::deliver::certificate::shown;
@@ -63,6 +65,7 @@ pub(super) enum Command {
 enum Done {
     Made(Attempt, Result<Box<Fresh>, Unmade>),
     Looked(Result<Vec<KeyDigest>, String>),
+    Stamped(Vec<owner_files::Stamp>),
     Fetched(Result<Box<(Option<Taken>, Duration)>, String>),
     Saved(Result<(), String>),
 }
@@ -138,9 +141,14 @@ pub(super) struct ZoneTask {
     /// A new version is being made or fetched.
     busy: bool,
     looking: bool,
+    /// The owner's files are being looked at.
+    stamping: bool,
     saving: bool,
     unsaved: bool,
     looked_for: Vec<MxName>,
+    /// The files that the zone is made of, and how they were.
+    files: Arc<[PathBuf]>,
+    files_seen: owner_files::Seen,
     due: Due,
     failures: u32,
     waiting: Vec<Waiting>,
@@ -149,6 +157,11 @@ pub(super) struct ZoneTask {
 impl ZoneTask {
     pub(super) fn new(shared: Arc<Shared>, zone: Zone) -> Self {
         let store = Store::new(&shared.state, &zone.name);
+        let dkim = zone.dkim.iter().map(|key| key.file.clone());
+        let files = match zone.primary {
+            None => zone.include.iter().cloned().chain(dkim).chain(store.key_files()).collect(),
+            Some(_) => Vec::new(),
+        };
         Self {
             apex: zone.apex(),
             shared,
@@ -171,9 +184,12 @@ impl ZoneTask {
             doing: JoinSet::new(),
             busy: false,
             looking: false,
+            stamping: false,
             saving: false,
             unsaved: false,
             looked_for: Vec::new(),
+            files: files.into(),
+            files_seen: owner_files::Seen::default(),
             due: Due::new(Instant::now(), now()),
             failures: 0,
             waiting: Vec::new(),
@@ -189,6 +205,7 @@ impl ZoneTask {
         let mut changed = self.shared.changed.hear();
         let mut wanted = self.shared.wishes.wanted(&self.zone.name);
         self.wanted = wanted.borrow_and_update().clone();
+        let mut glimpses = self.shared.glimpses.subscribe();
         self.load().await;
         self.hear();
         self.due = Due::new(Instant::now(), now());
@@ -207,6 +224,10 @@ impl ZoneTask {
                 biased;
                 () = stop.cancelled() => break,
                 _ = changed.changed() => self.due.relay_spoke(Instant::now()),
+                _ = glimpses.changed() => {
+                    let glimpse = glimpses.borrow_and_update().clone();
+                    glimpse.iter().for_each(|glimpse| self.glimpsed(glimpse));
+                }
                 _ = wanted.changed() => {
                     let before = std::mem::replace(
                         &mut self.wanted,
@@ -351,6 +372,9 @@ impl ZoneTask {
         if !self.looking && self.due.takes_look(Instant::now()) {
             self.look();
         }
+        if !self.stamping && !self.files.is_empty() && self.due.takes_files(Instant::now()) {
+            self.stamp();
+        }
         if !self.busy && self.due.is_version(Instant::now()) {
             match (self.zone.primary, self.unread.clone()) {
                 (None, None) => self.make(None),
@@ -398,6 +422,26 @@ impl ZoneTask {
                 keys.map(|keys| keys.iter().filter_map(|it| hex::parse(&it.key)).collect()),
             )
         });
+    }
+
+    /// Looks at the files that the zone is made of. A disk may be slow.
+    fn stamp(&mut self) {
+        self.stamping = true;
+        let files = self.files.clone();
+        self.doing.spawn(async move {
+            let look = tokio::task::spawn_blocking(move || owner_files::look(&files));
+            Done::Stamped(look.await.unwrap_or_default())
+        });
+    }
+
+    /// The mail server showed a key to one sender. All that it shows is looked at where this is news.
+    fn glimpsed(&mut self, glimpse: &Glimpse) {
+        let known = |it: &certificate_keys::Shown| it.key == glimpse.key && it.gone_since.is_none();
+        let ours = self.looked_for.contains(&glimpse.name);
+        if ours && !self.looking && !self.memory.shown.iter().any(known) {
+            info!(zone = %self.zone.name, name = %glimpse.name, "the mail server shows another key");
+            self.due.look_now(Instant::now());
+        }
     }
 
     /// Makes a version, by way of an update if there is one. All that may take long is done beside the
@@ -486,6 +530,13 @@ impl ZoneTask {
                 self.unasked = Some(error);
                 self.due.look_again(Instant::now());
                 self.within(GATHER);
+            }
+            Done::Stamped(stamps) => {
+                self.stamping = false;
+                if self.files_seen.note(stamps) {
+                    info!(zone = %self.zone.name, "a file that the zone is made of changed");
+                    self.within(GATHER);
+                }
             }
             Done::Fetched(fetched) => self.fetched(fetched.map(|fetched| *fetched)),
             Done::Saved(saved) => {
@@ -589,7 +640,7 @@ impl ZoneTask {
     /// What was done ended in a fault of this program. It is not known what it was, so all is begun
     /// again when it is due.
     fn faulted(&mut self, error: String) {
-        (self.busy, self.looking, self.saving) = (false, false, false);
+        (self.busy, self.looking, self.stamping, self.saving) = (false, false, false, false);
         self.failed(format!("a fault of this program: {error}"));
     }
 

@@ -57,6 +57,14 @@ pub(crate) fn start(address: Option<SocketAddr>, key: &Key) -> (SocketAddr, Arc<
     (address, alive)
 }
 
+/// Ends the one at `address`, whose `alive` this is.
+pub(crate) fn end(address: SocketAddr, alive: Arc<()>) {
+    drop(alive);
+    // Its thread hears of the end by the next client, this one or the agent.
+    let _ = TcpStream::connect(address);
+    crate::programs::until(|| TcpListener::bind(address).is_ok());
+}
+
 fn serve(mut stream: TcpStream, config: Arc<ServerConfig>) -> std::io::Result<()> {
     stream.write_all(b"220 mx.a.example\r\n")?;
     let mut lines = BufReader::new(stream.try_clone()?);
