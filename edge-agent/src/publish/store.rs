@@ -74,6 +74,11 @@ impl Store {
         Self { directory: zones(state).join(domain.as_str()) }
     }
 
+    /// Where everything of the zone is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The key that the parent knows.
     pub fn entry_key(&self) -> PathBuf {
         self.directory.join("entry.key")
@@ -89,16 +94,16 @@ impl Store {
         self.directory.join("signed.zone")
     }
 
-    fn updates_file(&self) -> PathBuf {
-        self.directory.join("updates.zone")
-    }
-
-    fn memory_file(&self) -> PathBuf {
     /// The files that a command of the owner's may change while the agent runs.
     pub fn key_files(&self) -> [PathBuf; 3] {
         [self.entry_key(), self.next_entry_key(), self.zone_key()]
     }
 
+    fn updates_file(&self) -> PathBuf {
+        self.directory.join("updates.zone")
+    }
+
+    fn memory_file(&self) -> PathBuf {
         self.directory.join("state.json")
     }
 

@@ -116,6 +116,16 @@ impl ConfigFile {
         })
     }
 
+    /// Takes the zone of `domain` out; `false` when there is none. Its keys stay where they are.
+    pub fn remove_zone(&self, domain: &DomainName) -> Result<bool, ConfigFileError> {
+        self.change(|before, text| {
+            if !before.zones.iter().any(|zone| zone.name == *domain) {
+                return Ok(None);
+            }
+            edit::remove_zone(text, domain).map(Some)
+        })
+    }
+
     /// Takes the relay called `name` out; `false` when there is none.
     pub fn remove(&self, name: &str) -> Result<bool, ConfigFileError> {
         self.change(|before, text| {
@@ -142,9 +152,8 @@ impl ConfigFile {
         };
         let after = check(&edited)?;
         let others_stay = before.services == after.services && before.fixed == after.fixed;
-        let relays = before.relays.len().abs_diff(after.relays.len());
-        let zones = before.zones.len().abs_diff(after.zones.len());
-        if !others_stay || relays + zones != 1 {
+        let changes = differ(&before.relays, &after.relays) + differ(&before.zones, &after.zones);
+        if !others_stay || changes != 1 {
             let why = "more than one relay or zone would change";
             return Err(ConfigFileError::After(why.into()));
         }
@@ -203,6 +212,13 @@ impl ConfigFile {
     fn error(&self, source: io::Error) -> ConfigFileError {
         ConfigFileError::File { path: self.path.clone(), source }
     }
+}
+
+/// How many there are in one and not in the other.
+fn differ<T: PartialEq>(before: &[T], after: &[T]) -> usize {
+    let missing =
+        |these: &[T], others: &[T]| these.iter().filter(|it| !others.contains(it)).count();
+    missing(before, after) + missing(after, before)
 }
 
 fn open_new(path: &Path) -> io::Result<File> {
@@ -271,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zone_is_added_once() {
+    fn a_zone_is_added_once_and_taken_out_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.toml");
         fs::write(&path, "state = \"/x\"\n").unwrap();
@@ -282,6 +298,8 @@ mod tests {
         assert!(!file.add_zone(&domain, &[]).unwrap());
         let zones = Config::load(&path).unwrap().zones;
         assert_eq!((zones.len(), zones[0].mx.as_slice()), (1, &mx[..]));
+        assert!(file.remove_zone(&domain).unwrap() && !file.remove_zone(&domain).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap().trim_end(), "state = \"/x\"");
     }
 
     #[test]

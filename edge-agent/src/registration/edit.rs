@@ -1,8 +1,10 @@
-//! Adds a relay or a zone to the text of `agent.toml`, or takes a relay out, and leaves every other
-//! byte as the owner wrote it. Pure.
+//! Adds a relay or a zone to the text of `agent.toml`, or takes one out, and leaves every other byte as
+//! the owner wrote it. Pure.
 
 use sealpost_tunnel::{DomainName, HostPort, MxName, PublicKey};
 use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, Table};
+
+use super::domain::Domain;
 
 /// A relay as it is to stand in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,9 @@ pub enum EditError {
     /// There is no such relay.
     #[error("it has no relay named `{0}`")]
     NoSuchRelay(String),
+    /// There is no such zone.
+    #[error("it has no zone for {0}")]
+    NoSuchZone(DomainName),
 }
 
 /// `entry` as a table with comments.
@@ -113,6 +118,28 @@ pub fn remove(text: &str, name: &str) -> Result<String, EditError> {
         Some(item) if item.is_array() => return remove_inline(text, name),
         Some(_) => return Err(EditError::Shape("relay")),
     };
+    Ok(without(text, table))
+}
+
+/// `text` without the zone for `domain`, and without the comments that stand directly at it.
+pub fn remove_zone(text: &str, domain: &DomainName) -> Result<String, EditError> {
+    let missing = || EditError::NoSuchZone(domain.clone());
+    let document = parse(text)?;
+    // The owner may have written it in another script, or in capitals.
+    let named = |table: &&Table| {
+        let name = table.get("name").and_then(Item::as_str);
+        name.and_then(|name| name.parse::<Domain>().ok()).is_some_and(|it| it.name == *domain)
+    };
+    match document.get("zone") {
+        None => Err(missing()),
+        Some(Item::ArrayOfTables(tables)) => {
+            Ok(without(text, tables.iter().find(named).ok_or_else(missing)?))
+        }
+        Some(_) => Err(EditError::Shape("zone")),
+    }
+}
+
+fn without(text: &str, table: &Table) -> String {
     let before = &text[..start(text, table)];
     let mut behind = &text[end(text, table)..];
     if before.is_empty() || ends_with_blank_line(before) {
@@ -122,7 +149,7 @@ pub fn remove(text: &str, name: &str) -> Result<String, EditError> {
             behind = rest;
         }
     }
-    Ok([before, behind].concat())
+    [before, behind].concat()
 }
 
 fn parse(text: &str) -> Result<Document<&str>, EditError> {
@@ -146,8 +173,7 @@ fn start(text: &str, table: &Table) -> usize {
 /// Where it ends: behind the line of its last value, and the comment lines directly beneath,
 /// unless these stand directly above the next header.
 fn end(text: &str, table: &Table) -> usize {
-    let last = table.iter().filter_map(|(_, item)| item.span()).map(|span| span.end).max();
-    let last = last.or(table.span().map(|span| span.end)).unwrap_or(0);
+    let last = last(table);
     let line_end = |from: usize| text[from..].find('\n').map_or(text.len(), |at| from + at + 1);
     let end = line_end(last);
     let mut beneath = end;
@@ -156,6 +182,16 @@ fn end(text: &str, table: &Table) -> usize {
     }
     let next = &text[beneath..line_end(beneath)];
     if next.trim_start().starts_with('[') { end } else { beneath }
+}
+
+/// The end of its last value. Tables beneath it, such as `[[zone.dkim]]`, are its own.
+fn last(table: &Table) -> usize {
+    let values = table.iter().flat_map(|(_, item)| match item {
+        Item::Table(table) => vec![last(table)],
+        Item::ArrayOfTables(tables) => tables.iter().map(last).collect(),
+        item => item.span().map(|span| span.end).into_iter().collect(),
+    });
+    values.chain(table.span().map(|span| span.end)).max().unwrap_or(0)
 }
 
 fn is_comment(line: &str) -> bool {
@@ -241,6 +277,24 @@ mod tests {
         assert!(added.starts_with(before) && added.ends_with(behind), "{added}");
         let removed = remove(&added, &entry.name).unwrap();
         assert_eq!(removed.replace("\n\n# About", "\n# About"), file);
+    }
+
+    #[test]
+    fn a_removed_zone_takes_what_belongs_to_it_and_leaves_no_trace() {
+        let file = file();
+        let domain = "b.example".parse().unwrap();
+        let missing = remove_zone(&file, &domain).unwrap_err();
+        assert_eq!(missing, EditError::NoSuchZone(domain.clone()));
+        let added = add_zone(&file, &domain, &[]).unwrap();
+        assert_eq!(remove_zone(&added, &domain).unwrap().trim_end(), file.trim_end());
+        let zones = "# The first.\n[[zone]]\nname = \"a.example\"\n\n# About b.\n[[zone]]\n\
+            name = \"B.example\"\nspf = \"v=spf1 -all\"\n[[zone.dkim]]\nselector = \"s\"\n\
+            file = \"/x\" # key\n\n# The last.\n[[zone]]\nname = \"c.example\"\n";
+        let left = remove_zone(zones, &domain).unwrap();
+        assert_eq!(
+            left,
+            "# The first.\n[[zone]]\nname = \"a.example\"\n\n# The last.\n[[zone]]\nname = \"c.example\"\n"
+        );
     }
 
     #[test]

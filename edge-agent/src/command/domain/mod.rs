@@ -1,5 +1,6 @@
 //! `sealpost-agent domain`
 
+mod given_up;
 mod made_here;
 mod outcome;
 
@@ -64,6 +65,9 @@ enum What {
     Remove {
         /// The domain, in any script
         domain: Name,
+        /// Also take its [[zone]] out of the file; its keys stay
+        #[arg(long)]
+        zone: bool,
     },
 }
 
@@ -90,7 +94,7 @@ impl Domain {
             let done = match &self.what {
                 What::Add { domain, mx, wait, dns } => desk.add(domain, mx, *wait, *dns).await,
                 What::List => desk.list().await,
-                What::Remove { domain } => desk.remove(domain).await,
+                What::Remove { domain, zone } => desk.remove(domain, *zone).await,
             };
             desk.asker.close().await;
             Ok(if done? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -209,7 +213,12 @@ impl Desk<'_> {
         outcome
     }
 
-    async fn remove(&self, domain: &Name) -> anyhow::Result<bool> {
+    async fn remove(&self, domain: &Name, zone: bool) -> anyhow::Result<bool> {
+        if zone && self.relays.len() < self.config.relays.len() {
+            anyhow::bail!(
+                "--zone is for all relays: the others would lose the zone. Leave --relay out"
+            );
+        }
         let mut outcomes = Vec::new();
         for relay in &self.relays {
             let asked = async {
@@ -223,18 +232,24 @@ impl Desk<'_> {
             });
         }
         let done = outcomes.iter().all(|outcome| outcome.done);
+        // A relay that could not be told goes on to serve the zone, so it stays too.
+        let everywhere = done && self.relays.len() == self.config.relays.len();
+        let left = given_up::zone(self.config, self.file, domain, zone && everywhere);
         if self.json {
-            print_json(&json!({ "domain": domain.name, "relays": outcomes }))?;
-            return Ok(done);
+            let zone = left.as_ref().map(|left| left.as_ref().map(|left| left.json()).ok());
+            print_json(&json!({ "domain": domain.name, "relays": outcomes, "zone": zone }))?;
+            return left.transpose().map(|_| done);
         }
         for outcome in &outcomes {
             terminal::print(&format!("{}: {}", outcome.relay, outcome.message))?;
         }
-        if done {
-            terminal::print(&format!(
+        match left.transpose()? {
+            Some(left) => left.lines(everywhere).iter().try_for_each(|it| terminal::print(it))?,
+            None if done => terminal::print(&format!(
                 "Next: take the MX records and _sealpost.{} out of the DNS",
                 domain.name
-            ))?;
+            ))?,
+            None => {}
         }
         Ok(done)
     }
