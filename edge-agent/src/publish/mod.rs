@@ -22,6 +22,7 @@ pub mod due;
 pub mod facts;
 pub mod hex;
 pub mod listener;
+mod lock;
 pub mod mail_key_watch;
 pub mod make;
 pub mod notice;

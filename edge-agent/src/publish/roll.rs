@@ -59,6 +59,17 @@ pub struct Seen {
     pub ds_ttl: u32,
 }
 
+/// What came of giving a change up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GivenUp {
+    /// There was none.
+    Nothing,
+    /// It is over.
+    AtOnce,
+    /// The parent was asked for the new key: the way back is as long as the way there.
+    Back(Roll),
+}
+
 /// Why a change of keys does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RollError {
@@ -76,6 +87,9 @@ pub enum RollError {
         /// Why.
         source: io::Error,
     },
+    /// A bug.
+    #[error("the attempt ended in a fault of this program: {0}")]
+    Fault(String),
 }
 
 /// The key that stays, and the one that goes.
@@ -144,7 +158,7 @@ impl Store {
         self.entry_key().with_extension("key.next")
     }
 
-    fn roll_file(&self) -> PathBuf {
+    pub(super) fn roll_file(&self) -> PathBuf {
         self.entry_key().with_file_name("rollover.json")
     }
 
@@ -161,6 +175,7 @@ impl Store {
 
     /// Begins a change, or goes on with the one that is under way.
     pub fn begin_roll(&self, records: &[Record], now: u64) -> Result<Roll, RollError> {
+        let _lock = self.lock()?;
         if let Some(roll) = self.roll()? {
             return Ok(roll);
         }
@@ -174,8 +189,34 @@ impl Store {
         Ok(roll)
     }
 
+    /// Takes note of what was `seen` at `now` of the change `roll` of `pair`, and takes the step that
+    /// may be taken: the change then, and whether it has ended. `None` when it is not that change any
+    /// more: what was done meanwhile by a command, or by the agent, counts.
+    pub fn advance_roll(
+        &self,
+        roll: &Roll,
+        pair: &Pair,
+        seen: &Seen,
+        apex: &Name,
+        now: u64,
+    ) -> Result<Option<(Roll, bool)>, RollError> {
+        let _lock = self.lock()?;
+        let present = self.roll()?;
+        if present.as_ref() != Some(roll) || self.roll_pair(roll)?.as_ref() != Some(pair) {
+            return Ok(None);
+        }
+        let mut next = roll.clone();
+        let ended = next.advance(seen, apex, pair, now);
+        if ended {
+            self.end_roll(&next)?;
+        } else if next != *roll {
+            self.save_roll(&next)?;
+        }
+        Ok(Some((next, ended)))
+    }
+
     /// Keeps what was seen.
-    pub fn save_roll(&self, roll: &Roll) -> Result<(), RollError> {
+    fn save_roll(&self, roll: &Roll) -> Result<(), RollError> {
         let path = self.roll_file();
         let error = |source| RollError::File { path: path.clone(), source };
         let text = serde_json::to_vec_pretty(roll).map_err(|source| error(source.into()))?;
@@ -193,7 +234,7 @@ impl Store {
     }
 
     /// Ends the change: one key is left.
-    pub fn end_roll(&self, roll: &Roll) -> Result<(), RollError> {
+    fn end_roll(&self, roll: &Roll) -> Result<(), RollError> {
         let (old, new) = (self.entry_key(), self.next_entry_key());
         // Either is one step for whoever looks at it, also after a crash.
         let ended = match roll.back {
@@ -209,16 +250,18 @@ impl Store {
     }
 
     /// Gives the change up. Before the parent was asked for the new key that is one step; afterwards
-    /// the way back is as long as the way there, and is what is returned.
-    pub fn abort_roll(&self, mut roll: Roll) -> Result<Option<Roll>, RollError> {
+    /// the way back is as long as the way there.
+    pub fn abort_roll(&self) -> Result<GivenUp, RollError> {
+        let _lock = self.lock()?;
+        let Some(mut roll) = self.roll()? else { return Ok(GivenUp::Nothing) };
         if !roll.announced {
             roll.back = true;
             self.end_roll(&roll)?;
-            return Ok(None);
+            return Ok(GivenUp::AtOnce);
         }
         (roll.back, roll.at_parent) = (!roll.back, None);
         self.save_roll(&roll)?;
-        Ok(Some(roll))
+        Ok(GivenUp::Back(roll))
     }
 
     /// The keys of the change that is under way, to sign with.
@@ -316,13 +359,15 @@ mod tests {
     fn a_change_can_be_given_up_at_once_before_the_parent_knows_and_slowly_after() {
         let Place { store, apex, records, _dir } = place(KeyLayout::Combined);
         let before = tags(store.keys(KeyLayout::Combined).unwrap().ds(&apex));
-        let roll = store.begin_roll(&records, NOW).unwrap();
-        assert!(store.abort_roll(roll).unwrap().is_none());
+        assert_eq!(store.abort_roll().unwrap(), GivenUp::Nothing);
+        store.begin_roll(&records, NOW).unwrap();
+        assert_eq!(store.abort_roll().unwrap(), GivenUp::AtOnce);
         assert!(store.roll().unwrap().is_none());
 
         let mut roll = store.begin_roll(&records, NOW).unwrap();
         (roll.both_served, roll.announced) = (Some(NOW), true);
-        let mut back = store.abort_roll(roll).unwrap().unwrap();
+        store.save_roll(&roll).unwrap();
+        let GivenUp::Back(mut back) = store.abort_roll().unwrap() else { panic!("at once") };
         assert_eq!(tags(store.keys(KeyLayout::Combined).unwrap().ds(&apex)), before);
         let pair = store.roll_pair(&back).unwrap().unwrap();
         assert_eq!(vec![pair.stays.tag()], before);
@@ -346,6 +391,53 @@ mod tests {
         assert_eq!(roll.both_served, Some(NOW));
         roll.advance(&seen, &apex, &pair, NOW + 2 * HOUR);
         assert!(roll.announced);
+    }
+
+    #[test]
+    fn what_was_seen_before_somebody_else_took_a_step_counts_for_nothing() {
+        let Place { store, apex, records, _dir } = place(KeyLayout::Combined);
+        let roll = store.begin_roll(&records, NOW).unwrap();
+        let pair = store.roll_pair(&roll).unwrap().unwrap();
+        let seen = Seen { both_served: Some(true), ..Seen::default() };
+        let step = |roll: &Roll| store.advance_roll(roll, &pair, &seen, &apex, NOW).unwrap();
+        let (next, ended) = step(&roll).unwrap();
+        assert!(!ended && next.both_served == Some(NOW));
+        assert_eq!(step(&roll), None, "it stands elsewhere now");
+        store.abort_roll().unwrap();
+        assert_eq!(step(&next), None, "it was given up");
+        store.begin_roll(&records, NOW).unwrap();
+        assert_eq!(step(&next), None, "that is another one");
+    }
+
+    #[test]
+    fn the_agent_and_a_command_at_once_leave_a_change_that_is_whole() {
+        let Place { store, apex, records, _dir } = place(KeyLayout::Combined);
+        let seen = Seen { both_served: Some(true), ..Seen::default() };
+        std::thread::scope(|scope| {
+            let agent = || {
+                for hour in 0..60 {
+                    let Ok(Some(roll)) = store.roll() else { continue };
+                    let Ok(Some(pair)) = store.roll_pair(&roll) else { continue };
+                    store.advance_roll(&roll, &pair, &seen, &apex, NOW + hour * HOUR).unwrap();
+                }
+            };
+            let owner = || {
+                for _ in 0..30 {
+                    store.begin_roll(&records, NOW).unwrap();
+                    store.abort_roll().unwrap();
+                }
+            };
+            let signer = || {
+                for _ in 0..60 {
+                    let keys = store.keys(KeyLayout::Combined).unwrap();
+                    let announced = keys.here.iter().filter(|using| using.announced).count();
+                    assert!(keys.here.len() <= 2 && announced == 1, "{keys:?}");
+                }
+            };
+            scope.spawn(agent);
+            scope.spawn(owner);
+            scope.spawn(signer);
+        });
     }
 
     #[test]

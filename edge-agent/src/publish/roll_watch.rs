@@ -13,6 +13,7 @@ use domain::base::iana::Rtype;
 use domain::rdata::Ds;
 use sealpost_dns::record::{Data, Name, Record};
 use sealpost_tunnel::DomainName;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -90,21 +91,19 @@ pub async fn step(
     apex: &Name,
     way: Arc<Resolvers>,
 ) -> Result<Option<Progress>, RollError> {
-    let Some(mut now) = look(store, apex, way).await? else { return Ok(None) };
-    // What was done meanwhile by a command, or by the agent, counts.
-    let (Some(roll), Some(pair)) = (store.roll()?, store.roll_pair(&now.roll)?) else {
-        return Ok(None);
-    };
-    if roll != now.roll || pair != now.pair {
-        return Ok(Some(now));
-    }
-    now.ended = now.roll.advance(&now.seen, apex, &pair, seconds());
-    if now.ended {
-        store.end_roll(&now.roll)?;
-    } else if now.roll != roll {
-        store.save_roll(&now.roll)?;
-    }
-    Ok(Some(now))
+    let Some(looked) = look(store, apex, way).await? else { return Ok(None) };
+    let (store, apex) = (store.clone(), apex.clone());
+    let taken = spawn_blocking(move || {
+        let Progress { roll, pair, seen, .. } = &looked;
+        if let Some((roll, ended)) = store.advance_roll(roll, pair, seen, &apex, seconds())? {
+            return Ok(Some(Progress { roll, ended, ..looked }));
+        }
+        // Somebody else was faster. How it stands now, of which nothing was seen yet.
+        let Some(roll) = store.roll()? else { return Ok(None) };
+        let pair = store.roll_pair(&roll)?;
+        Ok(pair.map(|pair| Progress { roll, pair, seen: Seen::default(), ended: false }))
+    });
+    taken.await.unwrap_or_else(|fault| Err(RollError::Fault(fault.to_string())))
 }
 
 /// Asks, and changes nothing.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sealpost_dns::record::{Name, Record};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::certificate_keys::Shown;
+use super::lock::{Lock, lock};
 use super::roll::RollError;
 use crate::config::zone::KeyLayout;
 use crate::zone::zone_key::{KeyError, Role};
@@ -30,6 +32,10 @@ const MAX_MEMORY: u64 = 16 * 1024 * 1024;
 pub struct Store {
     directory: PathBuf,
 }
+
+/// What a file is known by: one that was replaced has another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(u64, i64, i64);
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -107,9 +113,28 @@ impl Store {
         self.directory.join("state.json")
     }
 
+    /// Keeps everybody else from changing the keys until dropped. Blocks the thread.
+    pub(super) fn lock(&self) -> Result<Lock, RollError> {
+        let path = self.directory.clone();
+        lock(&path).map_err(|source| RollError::File { path, source })
+    }
+
+    /// What tells whether anything about the keys on disk is another than before: each file as it
+    /// was made.
+    pub fn keys_stamp(&self) -> Vec<Option<Stamp>> {
+        let files = [self.entry_key(), self.next_entry_key(), self.zone_key(), self.roll_file()];
+        let stamp = |file: &PathBuf| {
+            let meta = fs::metadata(file).ok()?;
+            Some(Stamp(meta.ino(), meta.mtime(), meta.mtime_nsec()))
+        };
+        files.iter().map(stamp).collect()
+    }
+
     /// The keys, made where there are none. How many there are is decided when the first is made: a
     /// zone whose keys change at once is void for those who know the old ones.
     pub fn keys(&self, wanted: KeyLayout) -> Result<Keys, RollError> {
+        // What several files say together must be of one time.
+        let _lock = self.lock()?;
         if let Some(both) = self.roll_keys()? {
             return Ok(both);
         }

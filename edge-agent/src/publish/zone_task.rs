@@ -25,7 +25,7 @@ use super::mail_key_watch::Glimpse;
 use super::make::{self, Made, MakeError, Order, make};
 use super::primary::{self, Fetched};
 use super::relays::Relays;
-use super::store::{Heard, Memory, Store};
+use super::store::{Heard, Memory, Stamp, Store};
 use super::update::{self, Request};
 use super::wishes::{Published, Serving, Wanted, Wish};
 use super::{Shared, certificate_keys, hex, now, owner_files};
@@ -127,6 +127,8 @@ pub(super) struct ZoneTask {
     /// Why those are not known. Without them nothing is made: they would leave the zone, for ever.
     unread: Option<String>,
     last: Option<Arc<Signed>>,
+    /// The keys on disk when a version was begun last.
+    keys: Vec<Option<Stamp>>,
     valid_until: Option<u64>,
     ds: Vec<String>,
     /// What mail needs and the zone of a primary does not have.
@@ -172,6 +174,7 @@ impl ZoneTask {
             dynamic: Vec::new(),
             unread: None,
             last: None,
+            keys: Vec::new(),
             valid_until: None,
             ds: Vec::new(),
             lacking: Vec::new(),
@@ -355,6 +358,10 @@ impl ZoneTask {
         if let Some(seconds) = self.due.glance(Instant::now(), now()) {
             info!(zone = %self.zone.name, seconds, "the date jumped: all that may be due is looked at");
         }
+        let begun = self.zone.primary.is_none() && !self.keys.is_empty();
+        if begun && !self.busy && self.keys != self.store.keys_stamp() {
+            self.within(Duration::ZERO);
+        }
     }
 
     fn next_timer(&self) -> Instant {
@@ -449,6 +456,8 @@ impl ZoneTask {
     fn make(&mut self, change: Option<(Request, Update, oneshot::Sender<Rcode>)>) {
         self.busy = true;
         let due = self.due.version_begun(Instant::now());
+        // Before they are read: what changes meanwhile is seen afterwards.
+        self.keys = self.store.keys_stamp();
         let (wish, wanted) = self.wanted.clone();
         let before = self.memory.planned.clone();
         certificate_keys::note(&mut self.memory.planned, &wanted.next_keys, now());

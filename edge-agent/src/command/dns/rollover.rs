@@ -15,7 +15,7 @@ use crate::command::{print_json, terminal};
 use crate::lookup::delegation::Resolvers;
 use crate::lookup::resolvers::{FILE, for_way};
 use crate::publish::now as seconds;
-use crate::publish::roll::Roll;
+use crate::publish::roll::{GivenUp, Roll};
 use crate::publish::roll_watch::{Progress, look, step, waits_for};
 use crate::status::date;
 
@@ -43,8 +43,11 @@ pub(super) async fn rollover(
         }
         Wish::Status => {}
         Wish::Abort => {
-            let Some(roll) = store.roll()? else { bail!("no change of the key is under way") };
-            if store.abort_roll(roll)?.is_none() {
+            let given_up = store.abort_roll()?;
+            if given_up == GivenUp::Nothing {
+                bail!("no change of the key is under way");
+            }
+            if given_up == GivenUp::AtOnce {
                 let said = format!(
                     "{domain}: given up. The old key was the only one that anybody relied on, so \
                      nothing is left to do"
