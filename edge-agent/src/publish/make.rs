@@ -19,7 +19,7 @@ use crate::registration::records;
 use crate::zone::content::{self, ContentError};
 use crate::zone::included::{self, IncludeError, Included};
 use crate::zone::plan::{Authority, Dkim, Host, KeyDigest, Text};
-use crate::zone::{BuildError, Built, Plan, Signed, build, conflicts};
+use crate::zone::{BuildError, Built, Plan, Signed, build, conflicts, sign};
 
 /// The largest zone that a relay takes, as far as can be told here: its own limits may be lower.
 const LIMITS: fn() -> admission::Limits = admission::Limits::default;
@@ -59,6 +59,8 @@ pub struct Made {
     pub ds: Vec<String>,
     /// When its first signature ends, in seconds since 1970.
     pub valid_until: Option<u64>,
+    /// When the list of keys ends that was signed with the recovery kit, in seconds since 1970.
+    pub keys_until: Option<u64>,
 }
 
 /// Why there is no new version.
@@ -112,7 +114,7 @@ impl MakeError {
 
 /// Makes the version.
 pub fn make(order: &Order) -> Result<Made, MakeError> {
-    let (built, valid_until) = try_to(order)?;
+    let Tried { built, valid_until, keys_until } = try_to(order)?;
     let ds = built.ds.iter().map(ToString::to_string).collect();
     let zone = match order.last.clone().filter(|_| !built.changed) {
         Some(last) => last,
@@ -121,18 +123,30 @@ pub fn make(order: &Order) -> Result<Made, MakeError> {
             Arc::new(built.zone)
         }
     };
-    Ok(Made { zone, changed: built.changed, ds, valid_until })
+    Ok(Made { zone, changed: built.changed, ds, valid_until, keys_until })
 }
 
-/// Makes the version and verifies it, and keeps nothing; also when its first signature ends.
-pub fn try_to(order: &Order) -> Result<(Built, Option<u64>), MakeError> {
+/// A version that is not kept.
+#[derive(Debug)]
+pub struct Tried {
+    /// It.
+    pub built: Built,
+    /// As of [`Made`].
+    pub valid_until: Option<u64>,
+    /// As of [`Made`].
+    pub keys_until: Option<u64>,
+}
+
+/// Makes the version and verifies it, and keeps nothing.
+pub fn try_to(order: &Order) -> Result<Tried, MakeError> {
     let plan = plan(order)?;
     let keys = order.store.keys(order.zone.keys)?;
     let (policy, last) = (order.zone.policy(), order.last.as_deref());
     let built = build(&plan, &keys, &policy, last, order.seen, order.now)?;
     let records = &built.zone.records;
-    let ends = admissible(&plan.apex, records, order.now).map_err(MakeError::Refused)?;
-    Ok((built, ends))
+    let valid_until = admissible(&plan.apex, records, order.now).map_err(MakeError::Refused)?;
+    let keys_until = sign::endorsement_ends(&keys, order.now);
+    Ok(Tried { built, valid_until, keys_until })
 }
 
 /// Whether a relay would take the zone, by the code that relays ask; when its first signature ends.

@@ -26,6 +26,7 @@ mod lock;
 pub mod mail_key_watch;
 pub mod make;
 pub mod notice;
+pub mod offline;
 pub mod owner_files;
 pub mod primary;
 pub mod relays;
@@ -34,6 +35,7 @@ pub mod roll_watch;
 pub mod store;
 pub mod update;
 pub mod wishes;
+pub mod zone_key_roll;
 mod zone_task;
 
 use std::collections::{BTreeMap, HashMap};

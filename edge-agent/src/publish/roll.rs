@@ -87,6 +87,21 @@ pub enum RollError {
         /// Why.
         source: io::Error,
     },
+    /// Another one is under way.
+    #[error(
+        "another key of the zone is being changed: wait until that has ended, sealpost-agent dns \
+         rollover --status"
+    )]
+    OtherChange,
+    /// The key is not here.
+    #[error(
+        "the key is not on this box but in the recovery kit of the zone: take it back first, with \
+         sealpost-agent dns offline --back, change it, and take it off again"
+    )]
+    Offline,
+    /// One key signs everything, or the other one is lost.
+    #[error("the zone has no key of its own for its records yet")]
+    NoZoneKey,
     /// A bug.
     #[error("the attempt ended in a fault of this program: {0}")]
     Fault(String),
@@ -178,6 +193,12 @@ impl Store {
         let _lock = self.lock()?;
         if let Some(roll) = self.roll()? {
             return Ok(roll);
+        }
+        if self.is_offline() {
+            return Err(RollError::Offline);
+        }
+        if self.zone_roll()?.is_some() {
+            return Err(RollError::OtherChange);
         }
         if !self.entry_key().exists() || records.is_empty() {
             return Err(RollError::NoZone);

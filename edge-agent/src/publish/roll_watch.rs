@@ -1,4 +1,4 @@
-//! Takes a change of a zone's key on, by what its name servers and its parent say.
+//! Takes changes of a zone's keys on, by what its name servers and its parent say.
 //!
 //! One task looks at all zones now and then: the steps are hours apart. The same step is taken by the
 //! command that shows how far it is. Who makes the zone finds other keys and signs anew.
@@ -19,13 +19,17 @@ use tracing::{info, warn};
 
 use super::roll::{Pair, Roll, RollError, Seen};
 use super::store::{Store, zones};
+use super::zone_key_roll::{ZoneKeyRoll, version};
 use super::{Shared, now as seconds};
 use crate::config::zone::apex;
 use crate::lookup::delegation::Resolvers;
 use crate::lookup::exchange::Silence;
 use crate::lookup::resolvers::{FILE, for_way};
-use crate::lookup::survey::{Request, Survey, survey};
+use crate::lookup::survey::{Request, Survey, Zone, survey};
 use crate::zone::key_roll::Step;
+use crate::zone::serial::is_newer;
+use crate::zone::zone_key::Role;
+use crate::zone::{ZoneKey, recall};
 
 /// Between two looks at all zones, with up to a half more.
 const LOOK: Duration = Duration::from_secs(5 * 60);
@@ -74,6 +78,17 @@ async fn follow(shared: &Shared, domain: &DomainName) {
         }
         Err(error) => warn!(zone = %domain, %error, "cannot go on changing the key"),
     }
+    let way = Arc::new(Resolvers::new(for_way(&[], Path::new(FILE))));
+    match zone_step(&store, &apex(domain), way).await {
+        Ok(None) => {}
+        Ok(Some((_, true))) => info!(zone = %domain, "the key of the records was changed"),
+        Ok(Some((roll, false))) => {
+            info!(zone = %domain, next = ?roll.next(seconds()), "changing the key of the records");
+        }
+        Err(error) => {
+            warn!(zone = %domain, %error, "cannot go on changing the key of the records");
+        }
+    }
     shared.remake(domain);
 }
 
@@ -82,7 +97,11 @@ fn changing(state: &Path) -> Vec<DomainName> {
     let Ok(entries) = std::fs::read_dir(zones(state)) else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let domains = names.filter_map(|name| name.parse().ok());
-    domains.filter(|domain| Store::new(state, domain).next_entry_key().exists()).collect()
+    let changes = |domain: &DomainName| {
+        let store = Store::new(state, domain);
+        store.next_entry_key().exists() || store.next_zone_key().exists()
+    };
+    domains.filter(changes).collect()
 }
 
 /// Asks, and takes the step that may be taken; `None` when no change is under way.
@@ -123,6 +142,46 @@ pub async fn look(
     };
     let seen = seen(&survey(way, request).await, &pair);
     Ok(Some(Progress { roll, pair, seen, ended: false }))
+}
+
+/// Asks whether the world has what a change of the key that signs the records waits for, and takes the
+/// step that may be taken. How it stands then, and whether it has ended; `None` when none is under way.
+pub async fn zone_step(
+    store: &Store,
+    apex: &Name,
+    way: Arc<Resolvers>,
+) -> Result<Option<(ZoneKeyRoll, bool)>, RollError> {
+    let Some(roll) = store.zone_roll()? else { return Ok(None) };
+    let Some(next) = ZoneKey::load(&store.next_zone_key(), Role::Zone)? else { return Ok(None) };
+    let records = store.zone(apex).ok().flatten().unwrap_or_default();
+    let request = Request {
+        domain: apex.clone(),
+        name_servers: name_servers(apex, &records),
+        sets: Vec::new(),
+        resolvers: Vec::new(),
+    };
+    let served = match recall(records.clone()) {
+        Some(last) => served(&survey(way, request).await, last.serial),
+        None => false,
+    };
+    let seen = version(apex, &records, next.public(), served);
+    let store = store.clone();
+    let taken = spawn_blocking(move || match store.advance_zone_roll(&roll, seen, seconds())? {
+        Some(stepped) => Ok(Some(stepped)),
+        None => Ok(store.zone_roll()?.map(|roll| (roll, false))),
+    });
+    taken.await.unwrap_or_else(|fault| Err(RollError::Fault(fault.to_string())))
+}
+
+/// Whether every name server has the version `serial` or a newer one. Whoever this box has no way to is
+/// left out; whoever is silent may say anything to others.
+fn served(survey: &Survey, serial: u32) -> bool {
+    let asked = survey.servers.iter().filter(|(_, said)| *said != Err(Silence::NoWay));
+    let mut asked = asked.peekable();
+    let has = |zone: &Zone| {
+        zone.authoritative && zone.serial.is_some_and(|theirs| !is_newer(serial, theirs))
+    };
+    asked.peek().is_some() && asked.all(|(_, said)| said.as_ref().is_ok_and(has))
 }
 
 /// The names of the name servers of the zone `records`.
@@ -181,13 +240,21 @@ pub fn waits_for(step: Step, announced: bool) -> String {
     }
 }
 
+/// The same for the key that signs the records.
+pub fn waits_for_zone_key(step: Step) -> String {
+    match step {
+        Step::AwaitServers => "all name servers to have the newest version of the zone".into(),
+        Step::Wait(_) => waits_for(step, false),
+        Step::AwaitParent | Step::Go => "nothing: the next step may be taken".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lookup::delegation::Server;
-    use crate::lookup::survey::{Delegation, Parent, Zone};
-    use crate::zone::ZoneKey;
-    use crate::zone::zone_key::{PublicKey, Role};
+    use crate::lookup::delegation::{Server, Unknown};
+    use crate::lookup::survey::{Delegation, Parent};
+    use crate::zone::zone_key::PublicKey;
     use domain::base::iana::Rcode;
 
     fn key() -> PublicKey {
@@ -224,6 +291,27 @@ mod tests {
         assert_eq!((silent.both_served, silent.ds), (None, None));
         let differ = said(vec![], vec![named(&pair.stays), named(&pair.goes)]);
         assert_eq!((differ.both_served, differ.ds), (None, None));
+    }
+
+    #[test]
+    fn a_version_is_served_when_every_server_that_can_be_asked_has_it() {
+        let apex: Name = "a.example.".parse().unwrap();
+        let said = |servers: &[Result<u32, Silence>]| {
+            let server = || Server { name: apex.clone(), address: Ok([192, 0, 2, 1].into()) };
+            let zone = |serial| Zone {
+                rcode: Rcode::NOERROR,
+                authoritative: true,
+                serial: Some(serial),
+                sets: Vec::new(),
+            };
+            let servers = servers.iter().cloned().map(|said| (server(), said.map(zone))).collect();
+            served(&Survey { parent: Err(Unknown::Absent), servers, resolvers: vec![] }, 7)
+        };
+        assert!(said(&[Ok(7), Ok(8), Err(Silence::NoWay)]));
+        for not in [&[Ok(7), Ok(6)][..], &[Ok(7), Err(Silence::None)], &[], &[Err(Silence::NoWay)]]
+        {
+            assert!(!said(not), "{not:?}");
+        }
     }
 
     #[test]

@@ -122,7 +122,15 @@ impl Store {
     /// What tells whether anything about the keys on disk is another than before: each file as it
     /// was made.
     pub fn keys_stamp(&self) -> Vec<Option<Stamp>> {
-        let files = [self.entry_key(), self.next_entry_key(), self.zone_key(), self.roll_file()];
+        let files = [
+            self.entry_key(),
+            self.next_entry_key(),
+            self.roll_file(),
+            self.zone_key(),
+            self.next_zone_key(),
+            self.zone_roll_file(),
+            self.endorsed_file(),
+        ];
         let stamp = |file: &PathBuf| {
             let meta = fs::metadata(file).ok()?;
             Some(Stamp(meta.ino(), meta.mtime(), meta.mtime_nsec()))
@@ -138,25 +146,31 @@ impl Store {
         if let Some(both) = self.roll_keys()? {
             return Ok(both);
         }
-        Ok(self.settled_keys(wanted)?)
+        self.settled_keys(wanted)
     }
 
-    /// The keys while none is being changed.
-    fn settled_keys(&self, wanted: KeyLayout) -> Result<Keys, KeyError> {
+    /// The keys while that of the parent is not being changed.
+    fn settled_keys(&self, wanted: KeyLayout) -> Result<Keys, RollError> {
         let (entry_path, zone_path) = (self.entry_key(), self.zone_key());
         let entry = ZoneKey::load(&entry_path, Role::Entry)?;
-        let zone = ZoneKey::load(&zone_path, Role::Zone)?;
-        match (entry, zone) {
-            (Some(entry), None) => Ok(Keys::combined(entry)),
-            (Some(entry), Some(zone)) => Ok(Keys::split(entry, zone)),
-            (None, _) if wanted == KeyLayout::Split => {
+        let (zone, other) = self.zone_keys()?;
+        let mut keys = match (entry, zone, self.endorsed()?) {
+            (Some(entry), None, _) => Keys::combined(entry),
+            (Some(entry), Some(zone), _) => Keys::split(entry, zone),
+            (None, Some(zone), Some(list)) => return Ok(Keys::offline(list, zone)),
+            (None, None, Some(_)) => return Err(KeyError::Content(zone_path).into()),
+            (None, _, None) if wanted == KeyLayout::Split => {
                 // The zone key first: without it the other would be taken for one that signs all.
                 let zone = ZoneKey::load_or_create(&zone_path, Role::Zone)?;
-                Ok(Keys::split(ZoneKey::load_or_create(&entry_path, Role::Entry)?, zone))
+                Keys::split(ZoneKey::load_or_create(&entry_path, Role::Entry)?, zone)
             }
-            (None, None) => Ok(Keys::combined(ZoneKey::load_or_create(&entry_path, Role::Entry)?)),
-            (None, Some(_)) => Err(KeyError::Content(entry_path)),
-        }
+            (None, None, None) => {
+                Keys::combined(ZoneKey::load_or_create(&entry_path, Role::Entry)?)
+            }
+            (None, Some(_), None) => return Err(KeyError::Content(entry_path).into()),
+        };
+        keys.shown.extend(other);
+        Ok(keys)
     }
 
     /// The version that was signed last.

@@ -35,6 +35,7 @@ use crate::deliver::certificate::shown;
 use crate::deliver::offered::{NotServable, Offered, Ready};
 use crate::status::{ZoneAtRelay, ZoneStatus};
 use crate::uplink::Uplink;
+use crate::zone::endorsement::{Urgency, urgency, warning};
 use crate::zone::plan::KeyDigest;
 use crate::zone::{Signed, recall, serial};
 
@@ -130,6 +131,9 @@ pub(super) struct ZoneTask {
     /// The keys on disk when a version was begun last.
     keys: Vec<Option<Stamp>>,
     valid_until: Option<u64>,
+    keys_until: Option<u64>,
+    /// How urgent that was when it was logged last.
+    keys_warned: Option<Urgency>,
     ds: Vec<String>,
     /// What mail needs and the zone of a primary does not have.
     lacking: Vec<String>,
@@ -176,6 +180,8 @@ impl ZoneTask {
             last: None,
             keys: Vec::new(),
             valid_until: None,
+            keys_until: None,
+            keys_warned: None,
             ds: Vec::new(),
             lacking: Vec::new(),
             seen: None,
@@ -571,6 +577,8 @@ impl ZoneTask {
         (self.error, self.seen, self.failures) = (None, None, 0);
         (self.dynamic, self.wish) = (dynamic, attempt.wish);
         (self.ds, self.valid_until) = (made.ds, made.valid_until);
+        self.keys_until = made.keys_until;
+        self.warn_of_keys();
         let serial = made.zone.serial;
         if let Some(ready) = ready {
             self.serve(ready);
@@ -601,6 +609,17 @@ impl ZoneTask {
         if let Unmade::Version(_) = unmade {
             // It may be that the zone cannot be made without it either.
             self.within(GATHER);
+        }
+    }
+
+    /// Once at each stage.
+    fn warn_of_keys(&mut self) {
+        let urgency = self.keys_until.and_then(|ends| urgency(ends, now()));
+        let told = std::mem::replace(&mut self.keys_warned, urgency);
+        let warning =
+            self.keys_until.and_then(|ends| warning(self.zone.name.as_str(), ends, now()));
+        if let Some(warning) = warning.filter(|_| urgency > told) {
+            warn!(zone = %self.zone.name, "{warning}");
         }
     }
 
@@ -769,6 +788,7 @@ impl ZoneTask {
             serial,
             signed_at: self.last.as_ref().map(|last| last.signed_at),
             valid_until: self.valid_until,
+            keys_until: self.keys_until,
             primary: self.zone.primary.map(|primary| primary.to_string()),
             relays: relays.collect(),
             ds: self.ds.clone(),

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::words::{date, duration};
+use crate::zone::endorsement::{Urgency, urgency, warning};
 
 /// The state of one zone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,10 @@ pub struct ZoneStatus {
     pub signed_at: Option<u64>,
     /// When its first signature ends, in seconds since 1970.
     pub valid_until: Option<u64>,
+    /// When the list of its keys ends that was signed with the zone's recovery kit, in seconds since
+    /// 1970; `None` where the box renews all by itself.
+    #[serde(default)]
+    pub keys_until: Option<u64>,
     /// The name server that it is taken from, where it is not made here.
     #[serde(default)]
     pub primary: Option<String>,
@@ -57,12 +62,25 @@ impl ZoneStatus {
 
     /// What is wrong, in a sentence.
     pub(super) fn failing(&self) -> Option<String> {
-        self.error.is_some().then(|| self.line())
+        let urgent = self.keys_until.and_then(|ends| urgency(ends, now()));
+        let urgent = urgent.filter(|urgency| *urgency >= Urgency::Pressing);
+        match self.error.is_some() {
+            true => Some(self.line()),
+            false => urgent.and_then(|_| self.keys_line()),
+        }
+    }
+
+    /// That its owner has to come with the recovery kit.
+    fn keys_line(&self) -> Option<String> {
+        let name = &self.name;
+        let warning = warning(name, self.keys_until?, now())?;
+        Some(format!("zone    {name:<12} KEYS      {warning}"))
     }
 
     pub(super) fn lines(&self) -> Vec<String> {
         let name = &self.name;
         let mut lines = vec![self.line()];
+        lines.extend(self.keys_line());
         lines
             .extend(self.relays.iter().map(|relay| format!("zone    {name:<12} {}", relay.text())));
         lines.extend(self.notes.iter().map(|note| format!("zone    {name:<12} LACKS     {note}")));
@@ -176,6 +194,14 @@ mod tests {
         assert!(zone.failing().is_none());
         zone.relays.push(relay(false));
         assert!(!zone.served() && zone.lines()[2].contains("BEHIND"));
+        zone.keys_until = Some(now() + 50 * 24 * 3600);
+        assert!(
+            zone.lines()[1].contains("KEYS      the list of keys ends in 49 days")
+                || zone.lines()[1].contains("50 days")
+        );
+        assert!(zone.failing().is_none(), "there is time");
+        zone.keys_until = Some(now() + 20 * 24 * 3600);
+        assert!(zone.failing().unwrap().contains("dns sign-keys a.example --kit FILE"));
         zone.error = Some("own.zone:3: wrong".into());
         assert!(zone.failing().unwrap().ends_with("own.zone:3: wrong; the last version stays"));
     }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use domain::base::iana::{Class, DigestAlgorithm, SecurityAlgorithm};
 use domain::base::{Record as AnyRecord, Ttl};
-use domain::rdata::{Cdnskey, Cds, Ds};
+use domain::rdata::{Cdnskey, Cds, Dnskey, Ds};
 use sealpost_dns::record::{Data, Name, Record};
 
 use super::zone_key::{PROTOCOL, PublicKey, ZoneKey};
@@ -76,22 +76,33 @@ impl Keys {
 
     /// What the parent zone should say.
     pub fn ds(&self, apex: &Name) -> Vec<Ds<Bytes>> {
-        let announced = self.here.iter().filter(|using| using.announced && !self.withdrawn);
-        let here = announced.map(|using| using.key.public().ds(apex));
-        here.chain(self.endorsed_ds()).collect()
+        self.announced().iter().map(|key| key.ds(apex)).collect()
     }
 
     /// What the parent zone may say: all that leads to a valid zone.
     pub fn valid_ds(&self, apex: &Name) -> Vec<Ds<Bytes>> {
-        let here = self.here.iter().filter(|using| using.signs_keys);
-        here.map(|using| using.key.public().ds(apex)).chain(self.endorsed_ds()).collect()
+        self.entries().iter().map(|key| key.ds(apex)).collect()
     }
 
-    fn endorsed_ds(&self) -> impl Iterator<Item = Ds<Bytes>> {
+    /// The keys that the parent zone should name.
+    pub fn announced(&self) -> Vec<PublicKey> {
+        let announced = self.here.iter().filter(|using| using.announced && !self.withdrawn);
+        announced.map(|using| using.key.public().clone()).chain(self.endorsers()).collect()
+    }
+
+    /// The keys that it may name: those that sign the list of keys.
+    pub fn entries(&self) -> Vec<PublicKey> {
+        let here = self.here.iter().filter(|using| using.signs_keys);
+        here.map(|using| using.key.public().clone()).chain(self.endorsers()).collect()
+    }
+
+    /// Those that a list which was signed elsewhere asks the parent to name (CDNSKEY).
+    fn endorsers(&self) -> impl Iterator<Item = PublicKey> {
         self.endorsed.iter().flatten().filter_map(|record| {
-            let Data::Cds(cds) = record.data() else { return None };
-            let digest = cds.digest().clone();
-            Ds::new(cds.key_tag(), cds.algorithm(), cds.digest_type(), digest).ok()
+            let Data::Cdnskey(key) = record.data() else { return None };
+            let public = key.public_key().clone();
+            let dnskey = Dnskey::new(key.flags(), key.protocol(), key.algorithm(), public);
+            dnskey.ok().map(PublicKey::new)
         })
     }
 }

@@ -13,7 +13,7 @@ use std::fs;
 use std::time::Duration;
 
 use agent::{Agent, Home};
-use programs::{Nsd, Primary, dig, nsupdate, verify};
+use programs::{Nsd, Primary, dig, judged, nsupdate, validated, verify};
 use relay::Relay;
 
 const ZONE: &str = "a.example";
@@ -271,6 +271,90 @@ fn a_file_of_the_owners_that_changes_is_in_the_zone_soon() {
     assert_eq!(agent.serial(ZONE), serial);
     fs::rename(home.file("new.zone", "www 60 A 192.0.2.82\n"), &own).unwrap();
     programs::until(|| dig(agent.dns(), "www.a.example", "A").contains("192.0.2.82"));
+}
+
+#[test]
+fn the_key_of_the_parent_leaves_the_box_and_its_kit_signs_on() {
+    let home = Home::new(&[]);
+    home.write(&format!("{ALONE}keys = \"split\"\n{}", dns(&home)));
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    let ds = home.run(&["dns", "ds", ZONE]).unwrap();
+    let keys = home.path().join("state/zones").join(ZONE);
+    let kit = home.path().join("stick.txt");
+    let kit = kit.to_str().unwrap();
+    let said = home.run(&["dns", "offline", ZONE, "--kit", kit, "--validity", "50d"]).unwrap();
+    assert!(said.contains("has left this box") && !keys.join("entry.key").exists(), "{said}");
+    // The running agent takes it up by itself, and warns: it is less than 60 days.
+    agent.expect("\"keys_until\":1");
+    let text = || dig(agent.dns(), ZONE, "AXFR");
+    let days = |days: u64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let ends = humantime::format_rfc3339(
+            std::time::UNIX_EPOCH + now + Duration::from_secs(days * 86_400),
+        );
+        ends.to_string()[..10].replace('-', "")
+    };
+    let lists = |day: &str| {
+        let over = |line: &&str| line.contains("RRSIG\tDNSKEY 13");
+        text().lines().filter(over).all(|line| line.contains(&format!(" {day}")))
+    };
+    assert!(lists(&days(50)), "{}", text());
+    verify(&home, ZONE, &text());
+    judged(&home, ZONE, &text());
+    validated(&home, agent.dns(), ZONE, ZONE, "CDS");
+    assert_eq!(home.run(&["dns", "ds", ZONE]).unwrap(), ds, "the parent is asked for the same");
+    let said = home.run(&["status"]).unwrap_or_else(|said| said);
+    assert!(said.contains("KEYS      the list of keys ends in 49 days"), "{said}");
+    let error = home.run(&["dns", "rollover", ZONE]).unwrap_err();
+    assert!(error.contains("recovery kit"), "{error}");
+    // What changes is signed meanwhile, without the kit.
+    nsupdate(agent.dns(), "all", ZONE, "update add www.a.example. 60 A 192.0.2.1").unwrap();
+    verify(&home, ZONE, &text());
+    validated(&home, agent.dns(), ZONE, "www.a.example", "A");
+
+    // The owner comes with the kit, for another key of the records too.
+    assert!(home.run(&["dns", "sign-keys", ZONE, "--kit", kit, "--validity", "401d"]).is_err());
+    let said = home.run(&["dns", "sign-keys", ZONE, "--kit", kit, "--new-zone-key"]).unwrap();
+    assert!(said.contains("is being changed"), "{said}");
+    programs::until(|| lists(&days(365)));
+    assert_eq!(text().matches("DNSKEY\t256 ").count(), 2, "{}", text());
+    verify(&home, ZONE, &text());
+    judged(&home, ZONE, &text());
+    let said = home.run(&["status"]).unwrap_or_else(|said| said);
+    assert!(!said.contains("KEYS "), "{said}");
+
+    // Another kit is refused; a restart needs none; and the key can come back.
+    let foreign =
+        home.file("other.txt", &std::fs::read_to_string(kit).unwrap().replace(ZONE, "b.example"));
+    let error =
+        home.run(&["dns", "sign-keys", ZONE, "--kit", foreign.to_str().unwrap()]).unwrap_err();
+    assert!(error.contains("b.example"), "{error}");
+    drop(agent);
+    let agent = Agent::start(&home);
+    agent.expect("\"keys_until\":1");
+    home.run(&["dns", "offline", ZONE, "--kit", kit, "--back"]).unwrap();
+    agent.expect("\"keys_until\":null");
+    let text = dig(agent.dns(), ZONE, "AXFR");
+    verify(&home, ZONE, &text);
+    judged(&home, ZONE, &text);
+    assert!(keys.join("entry.key").exists() && !keys.join("endorsed.zone").exists());
+    assert_eq!(home.run(&["dns", "ds", ZONE]).unwrap(), ds);
+}
+
+#[test]
+fn one_key_for_everything_becomes_two_before_it_can_leave() {
+    let home = Home::new(&[]);
+    home.write(&format!("{ALONE}{}", dns(&home)));
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    let kit = home.path().join("stick.txt");
+    let said = home.run(&["dns", "offline", ZONE, "--kit", kit.to_str().unwrap()]).unwrap();
+    assert!(said.contains("Type this command again") && !kit.exists(), "{said}");
+    programs::until(|| dig(agent.dns(), ZONE, "DNSKEY").contains("256 3 13"));
+    let text = dig(agent.dns(), ZONE, "AXFR");
+    verify(&home, ZONE, &text);
+    judged(&home, ZONE, &text);
 }
 
 #[test]

@@ -46,6 +46,35 @@ pub(crate) fn verify(home: &Home, zone: &str, printed: &str) {
     assert!(ran.status.success(), "{zone}: {}\n{printed}", text(&ran));
 }
 
+/// dnssec-verify on what dig printed.
+pub(crate) fn judged(home: &Home, zone: &str, printed: &str) {
+    let path = home.file("judged.zone", printed);
+    let ran = Command::new("dnssec-verify").args(["-z", "-o", zone]).arg(path).output().unwrap();
+    assert!(ran.status.success(), "{zone}: {}\n{printed}", text(&ran));
+}
+
+/// Whether delv validates the records of `rtype` at `name`, with nothing but what the parent knows.
+pub(crate) fn validated(home: &Home, server: SocketAddr, zone: &str, name: &str, rtype: &str) {
+    let said = home.run(&["dns", "ds", zone, "--json"]).unwrap();
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let ds = &said["ds"][0];
+    let (tag, algorithm, kind) = (&ds["key_tag"], &ds["algorithm"], &ds["digest_type"]);
+    let digest = ds["digest"].as_str().unwrap();
+    let anchor = format!(
+        "trust-anchors {{ \"{zone}.\" static-ds {tag} {algorithm} {kind} \"{digest}\"; }};\n"
+    );
+    let anchor = home.file("anchor", &anchor);
+    let ran = Command::new("delv")
+        .arg(format!("@{}", server.ip()))
+        .args(["-p", &server.port().to_string(), "-a"])
+        .arg(anchor)
+        .args([&format!("+root={zone}"), name, rtype])
+        .output()
+        .unwrap();
+    let said = text(&ran);
+    assert!(ran.status.success() && said.contains("; fully validated"), "{name} {rtype}: {said}");
+}
+
 /// Sends an update with nsupdate; an error is what it says.
 pub(crate) fn nsupdate(
     server: SocketAddr,

@@ -45,6 +45,17 @@ pub(super) struct MadeHere {
     pub(super) valid: Vec<PublicKey>,
     /// Its version.
     pub(super) serial: u32,
+    /// The list of its keys, where that was signed with its recovery kit.
+    pub(super) keys: Option<KeysOfKit>,
+}
+
+/// How long a list of keys is good that was signed with a recovery kit.
+#[derive(Debug, Clone)]
+pub(super) struct KeysOfKit {
+    /// The day.
+    pub(super) until: String,
+    /// What to do, when it is time.
+    pub(super) warning: Option<String>,
 }
 
 /// All records of one type at one name.
@@ -148,10 +159,20 @@ pub(super) fn important(apex: &Name, records: &[Record]) -> Vec<Set> {
 /// Compares.
 pub(super) fn judge(wanted: &Wanted, survey: &Survey) -> Vec<Line> {
     let mut lines = Vec::new();
+    let keys = wanted.made_here.as_ref().and_then(|here| here.keys.as_ref());
+    let keys = keys.map(|keys| {
+        let (state, advice) = match &keys.warning {
+            Some(warning) => (State::Wrong, warning.as_str()),
+            None => (State::Ok, ""),
+        };
+        let have = format!("valid until {}", keys.until);
+        Line::new(state, "this box", "keys signed for more than 60 days", &have, advice)
+    });
     let signed = parent(wanted, &survey.parent, &mut lines);
     for line in &mut lines {
         line.of_parent = true;
     }
+    lines.splice(0..0, keys);
     if survey.servers.is_empty() {
         lines.push(Line::new(
             State::Unknown,
@@ -519,6 +540,7 @@ mod tests {
             announced: vec![key.clone()],
             valid: vec![key.clone()],
             serial: 7,
+            keys: None,
         };
         Wanted { apex, made_here: Some(made_here), sets }
     }

@@ -6,13 +6,17 @@ use anyhow::{Context, bail};
 use sealpost_dns::record::{Data, Name, Record};
 use sealpost_tunnel::DomainName;
 
-use super::judge::{MadeHere, Wanted, important};
+use super::judge::{KeysOfKit, MadeHere, Wanted, important};
 use super::registrar::Entry;
 use crate::config::{Config, Zone};
 use crate::publish::facts::{Facts, Relay, facts};
+use crate::publish::now as seconds;
 use crate::publish::roll_watch::name_servers;
 use crate::publish::store::Store;
 use crate::registration::domain::Domain as Typed;
+use crate::status::date;
+use crate::zone::endorsement::warning;
+use crate::zone::sign::endorsement_ends;
 use crate::zone::zone_key::PublicKey;
 use crate::zone::{Signed, recall};
 
@@ -98,12 +102,7 @@ impl<'a> Kept<'a> {
             return Ok(ForParent { name_servers, announced: keys.clone(), valid: keys });
         }
         let keys = self.store.keys(self.zone.keys)?;
-        let public = |wanted: fn(&crate::zone::keys::Use) -> bool| {
-            let chosen = keys.here.iter().filter(|using| wanted(using));
-            chosen.map(|using| using.key.public().clone()).collect()
-        };
-        let announced = public(|using| using.announced);
-        Ok(ForParent { name_servers, announced, valid: public(|using| using.signs_keys) })
+        Ok(ForParent { name_servers, announced: keys.announced(), valid: keys.entries() })
     }
 
     /// The keys of a zone that is signed elsewhere, by their flags.
@@ -130,14 +129,24 @@ impl<'a> Kept<'a> {
             )
         })?;
         let ForParent { name_servers, announced, valid } = self.for_parent()?;
-        let made_here = MadeHere { name_servers, announced, valid, serial: last.serial };
+        let keys_until = match self.zone.primary {
+            Some(_) => None,
+            None => endorsement_ends(&self.store.keys(self.zone.keys)?, seconds()),
+        };
+        let keys = keys_until.map(|ends| KeysOfKit {
+            until: date(ends),
+            warning: warning(self.domain().as_str(), ends, seconds()),
+        });
+        let made_here = MadeHere { name_servers, announced, valid, serial: last.serial, keys };
         let sets = important(&self.apex, &last.records);
         Ok(Wanted { apex: self.apex.clone(), made_here: Some(made_here), sets })
     }
 
     /// The files with its keys.
     pub(super) fn key_files(&self) -> Vec<PathBuf> {
-        let files = [self.store.entry_key(), self.store.next_entry_key(), self.store.zone_key()];
+        let store = &self.store;
+        let files =
+            [store.entry_key(), store.next_entry_key(), store.zone_key(), store.next_zone_key()];
         files.into_iter().filter(|file| file.exists()).collect()
     }
 }

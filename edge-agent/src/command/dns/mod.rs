@@ -3,6 +3,7 @@
 mod check;
 mod judge;
 mod made_here;
+mod offline;
 mod own_zone;
 pub(super) mod registrar;
 mod rollover;
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Subcommand;
 use sealpost_tunnel::request::Standing;
@@ -27,6 +29,7 @@ use crate::registration::mx_set::{Known, MxSet, mx_set};
 use check::{Checked, check};
 use judge::Wanted;
 use made_here::Kept;
+use offline::VALIDITY;
 use rollover::{Wish, rollover};
 use zone::Zone;
 
@@ -99,6 +102,37 @@ enum What {
         #[arg(long, value_name = "ADDRESS")]
         resolver: Vec<IpAddr>,
     },
+    /// Take the key that the parent zone knows off this box, into a recovery kit of the zone. May be
+    /// repeated, and goes on
+    Offline {
+        /// The domain, in any script
+        #[arg(id = "kept_off", value_name = "DOMAIN")]
+        domain: Name,
+        /// The kit: a file to write, best on a stick
+        #[arg(long, value_name = "FILE")]
+        kit: PathBuf,
+        /// How long the list of keys is good that it signs, 4 to 400 days [default: 365d]
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        validity: Option<Duration>,
+        /// Take the key back onto the box, from the kit in the file or - for standard input
+        #[arg(long, conflicts_with = "validity")]
+        back: bool,
+    },
+    /// Have the zone's recovery kit sign the list of keys anew
+    SignKeys {
+        /// The domain, in any script
+        #[arg(id = "renewed", value_name = "DOMAIN")]
+        domain: Name,
+        /// The kit, in a file or - for standard input
+        #[arg(long, value_name = "FILE")]
+        kit: PathBuf,
+        /// How long the list is good, 4 to 400 days [default: 365d]
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        validity: Option<Duration>,
+        /// Change the key that signs the records, too
+        #[arg(long)]
+        new_zone_key: bool,
+    },
 }
 
 /// What each relay of the file said, in its order.
@@ -133,6 +167,17 @@ impl Dns {
                 };
                 let kept = Kept::one(&config, domain)?;
                 terminal::block_on(rollover(&kept, wish, resolver, self.json))
+            }
+            Some(What::Offline { domain, kit, back: true, .. }) => {
+                offline::back(&Kept::one(&config, domain)?, kit, self.json)
+            }
+            Some(What::Offline { domain, kit, validity, .. }) => {
+                let (kept, validity) = (Kept::one(&config, domain)?, validity.unwrap_or(VALIDITY));
+                terminal::block_on(offline::offline(&kept, kit, validity, self.json))
+            }
+            Some(What::SignKeys { domain, kit, validity, new_zone_key }) => {
+                let (kept, validity) = (Kept::one(&config, domain)?, validity.unwrap_or(VALIDITY));
+                offline::sign_keys(&kept, kit, validity, *new_zone_key, self.json)
             }
         }
     }

@@ -64,6 +64,9 @@ pub(super) fn zone(
         terminal::print(text.trim_end())?;
     }
     // Beside the zone, not in it.
+    if kept.store.is_offline() {
+        eprintln!("The key that the parent zone knows is in the zone's recovery kit.");
+    }
     match shown.as_slice() {
         [] => eprintln!("Its keys are at its primary."),
         files => eprintln!(
@@ -126,7 +129,7 @@ fn made(kept: &Kept<'_>) -> anyhow::Result<Made> {
         dynamic: kept.store.updates(&kept.apex)?,
         now: seconds(),
     };
-    let (built, _) = try_to(&order)?;
+    let built = try_to(&order)?.built;
     let ignored: &[Rtype] = match kept.zone.certificate_authorities.is_empty() {
         // Whoever obtains certificates has it set, and is not here.
         true => &[Rtype::CAA],

@@ -88,7 +88,11 @@ pub(super) async fn rollover(
     told(&lines(&domain.to_string(), &progress, &entry).join("\n"), &json!(null), false)
 }
 
-fn told(words: &str, value: &serde_json::Value, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn told(
+    words: &str,
+    value: &serde_json::Value,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
     if as_json {
         print_json(value)?;
     } else {
