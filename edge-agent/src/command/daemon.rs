@@ -12,7 +12,7 @@ use super::{print_json, terminal};
 use crate::agent::Agent;
 use crate::certificate;
 use crate::config::Config;
-use crate::publish::make;
+use crate::publish::{make, trust_anchors};
 use crate::status::Status;
 
 pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
@@ -37,6 +37,7 @@ pub(super) fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
     for key in config.fixed.dns.iter().flat_map(|dns| &dns.keys) {
         key.load().map_err(|error| anyhow!("[[dns.key]] {}: {error}", key.name))?;
     }
+    trust_anchors(config.fixed.dns.as_ref())?;
     if let Some(acme) = &config.acme {
         certificate::running::check(acme).context("[acme]")?;
     }

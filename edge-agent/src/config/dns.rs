@@ -17,13 +17,14 @@ const PORT: u16 = 5354;
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Section {
     listen: LoopbackAddr,
+    trust_anchor: Option<PathBuf>,
     #[serde(rename = "key")]
     keys: Vec<Spanned<DnsKey>>,
 }
 
 impl Default for Section {
     fn default() -> Self {
-        Self { listen: LoopbackAddr::on_port(PORT), keys: Vec::new() }
+        Self { listen: LoopbackAddr::on_port(PORT), trust_anchor: None, keys: Vec::new() }
     }
 }
 
@@ -32,6 +33,8 @@ impl Default for Section {
 pub struct Dns {
     /// Where UDP and TCP listen, for this machine alone.
     pub listen: LoopbackAddr,
+    /// A file with the DNSKEY records of the root zone in place of those that are built in.
+    pub trust_anchor: Option<PathBuf>,
     /// The keys of those who may change something.
     pub keys: Vec<DnsKey>,
 }
@@ -113,6 +116,6 @@ impl Section {
             }
         }
         let keys = self.keys.into_iter().map(Spanned::into_inner).collect();
-        Ok(Dns { listen: self.listen, keys })
+        Ok(Dns { listen: self.listen, trust_anchor: self.trust_anchor, keys })
     }
 }

@@ -54,6 +54,11 @@ impl Resolvers {
         Self { all, first: AtomicUsize::new(0) }
     }
 
+    /// All of them.
+    pub fn all(&self) -> &[SocketAddr] {
+        &self.all
+    }
+
     /// What the first says that says anything, without validation.
     async fn ask(&self, name: &Name, rtype: Rtype) -> Result<Answer, Unknown> {
         let question = Question { name: name.clone(), rtype, of: Of::Unchecked };

@@ -58,11 +58,34 @@ impl From<io::Error> for Silence {
 
 /// Asks `server`. Takes at most 10 s.
 pub async fn ask(server: SocketAddr, question: &Question) -> Result<Answer, Silence> {
+    let query = |id| message::query(question, id);
+    let read = |octets, id| {
+        let answer = message::read(octets, question, id)?;
+        Ok(if answer.truncated { Read::Cut } else { Read::Whole(answer) })
+    };
+    talk(server, &query, &read).await
+}
+
+/// What came.
+pub enum Read<T> {
+    /// The answer.
+    Whole(T),
+    /// One that was cut to fit (TC).
+    Cut,
+}
+
+/// Asks `server` what `query` writes with a number, and takes what `read` finds to be the answer to it.
+/// Takes at most 10 s.
+pub async fn talk<T>(
+    server: SocketAddr,
+    query: &(impl Fn(u16) -> Vec<u8> + Sync),
+    read: &(impl Fn(Bytes, u16) -> Result<Read<T>, Unfit> + Sync),
+) -> Result<T, Silence> {
     let mut silence = Silence::None;
     for patience in PATIENCE {
-        match over_udp(server, question, Instant::now() + patience).await {
-            Ok(answer) if answer.truncated => return over_tcp(server, question).await,
-            Ok(answer) => return Ok(answer),
+        match over_udp(server, query, read, Instant::now() + patience).await {
+            Ok(Read::Cut) => return over_tcp(server, query, read).await,
+            Ok(Read::Whole(answer)) => return Ok(answer),
             Err(Silence::None) => {}
             Err(Silence::NoWay) => return Err(Silence::NoWay),
             // Such as a port that is closed for a moment, while the server starts again.
@@ -72,11 +95,12 @@ pub async fn ask(server: SocketAddr, question: &Question) -> Result<Answer, Sile
     Err(silence)
 }
 
-async fn over_udp(
+async fn over_udp<T>(
     server: SocketAddr,
-    question: &Question,
+    query: &impl Fn(u16) -> Vec<u8>,
+    read: &impl Fn(Bytes, u16) -> Result<Read<T>, Unfit>,
     until: Instant,
-) -> Result<Answer, Silence> {
+) -> Result<Read<T>, Silence> {
     let any =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // A port of its own for each question makes answers harder to forge, and connected it takes
@@ -84,14 +108,14 @@ async fn over_udp(
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
     socket.connect(server).await?;
     let id = rand::random();
-    socket.send(&message::query(question, id)).await?;
+    socket.send(&query(id)).await?;
     let mut room = [0; message::PAYLOAD as usize];
     loop {
         let Ok(length) = timeout_at(until, socket.recv(&mut room)).await else {
             return Err(Silence::None);
         };
         let octets = Bytes::copy_from_slice(&room[..length?]);
-        match message::read(octets, question, id) {
+        match read(octets, id) {
             // A forgery, or the late answer to an earlier question.
             Err(Unfit::Other) => {}
             read => return Ok(read?),
@@ -99,12 +123,16 @@ async fn over_udp(
     }
 }
 
-async fn over_tcp(server: SocketAddr, question: &Question) -> Result<Answer, Silence> {
+async fn over_tcp<T>(
+    server: SocketAddr,
+    query: &impl Fn(u16) -> Vec<u8>,
+    read: &impl Fn(Bytes, u16) -> Result<Read<T>, Unfit>,
+) -> Result<T, Silence> {
     let failed = |error: io::Error| Silence::Tcp(error.to_string());
     let id = rand::random();
     let exchanged = async {
         let mut stream = TcpStream::connect(server).await?;
-        let query = message::query(question, id);
+        let query = query(id);
         // A query is far shorter than what the prefix can say.
         let length = u16::try_from(query.len()).unwrap_or(u16::MAX);
         stream.write_all(&[&length.to_be_bytes()[..], &query].concat()).await?;
@@ -114,7 +142,10 @@ async fn over_tcp(server: SocketAddr, question: &Question) -> Result<Answer, Sil
     };
     match timeout_at(Instant::now() + TCP, exchanged).await {
         Err(_) => Err(Silence::Tcp("no answer".into())),
-        Ok(octets) => Ok(message::read(octets.map_err(failed)?.into(), question, id)?),
+        Ok(octets) => match read(octets.map_err(failed)?.into(), id)? {
+            Read::Whole(answer) => Ok(answer),
+            Read::Cut => Err(Silence::Tcp("it is cut off there, too".into())),
+        },
     }
 }
 

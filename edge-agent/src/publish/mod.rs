@@ -44,6 +44,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use hickory_proto::dnssec::TrustAnchors;
 use sealpost_dns::record::Name;
 use sealpost_dns::transfer::tsig::TsigKey;
 use sealpost_tunnel::{DomainName, MxName};
@@ -68,6 +69,21 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// The keys of the root zone: those that are built in, or those of the file that `dns` names.
+pub fn trust_anchors(dns: Option<&Dns>) -> anyhow::Result<TrustAnchors> {
+    let Some(path) = dns.and_then(|dns| dns.trust_anchor.as_ref()) else {
+        return Ok(TrustAnchors::default());
+    };
+    let anchors = TrustAnchors::from_file(path)
+        .map_err(|error| anyhow::anyhow!("[dns] trust_anchor {}: {error}", path.display()))?;
+    anyhow::ensure!(
+        !anchors.is_empty(),
+        "[dns] trust_anchor {}: there is no DNSKEY record in it",
+        path.display()
+    );
+    Ok(anchors)
+}
+
 /// Commands that wait for a zone's task.
 const MAX_COMMANDS: usize = 64;
 
@@ -88,6 +104,8 @@ pub(super) struct Shared {
     glimpses: watch::Sender<Option<Glimpse>>,
     /// The keys of `[[dns.key]]` by their names in the file.
     tsig: HashMap<String, Arc<TsigKey>>,
+    /// Whose signatures everything rests on.
+    anchors: Arc<TrustAnchors>,
     running: Mutex<BTreeMap<DomainName, Running>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -119,6 +137,7 @@ impl Publisher {
                 loaded.map_err(|error| anyhow::anyhow!("[[dns.key]] {}: {error}", key.name))?;
             tsig.insert(key.name.clone(), Arc::new(loaded));
         }
+        let anchors = trust_anchors(dns)?;
         let shared = Arc::new(Shared {
             state,
             keys,
@@ -129,6 +148,7 @@ impl Publisher {
             wishes: Wishes::default(),
             glimpses: watch::Sender::default(),
             tsig,
+            anchors: Arc::new(anchors),
             running: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

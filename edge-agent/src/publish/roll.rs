@@ -22,8 +22,12 @@ use crate::zone::keys::Use;
 use crate::zone::zone_key::{KeyError, PublicKey, Role};
 use crate::zone::{Keys, ZoneKey};
 
-/// For how long a DS is taken to be remembered until the parent zone has told it, in seconds.
+/// For how long a DS is taken to be remembered at least, in seconds. The parent zone may tell more; that
+/// it is less is not believed, as nobody has signed it.
 const DS_TTL: u32 = 86_400;
+/// And at most: resolvers keep nothing longer (RFC 8767 section 4), whatever somebody on the way makes
+/// of it.
+const MAX_DS_TTL: u32 = 7 * 86_400;
 
 /// What was done and seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +56,11 @@ pub struct Roll {
 pub struct Seen {
     /// Whether every name server has both keys; `None` when one could not be asked.
     pub both_served: Option<bool>,
-    /// The DS records at every name server of the parent zone; `None` when one could not be asked
-    /// or they do not agree.
+    /// The DS records at every name server of the parent zone, of which it is proved that the parent has
+    /// signed them; `None` when one could not be asked, they do not agree, or it is not proved.
     pub ds: Option<Vec<Ds<Bytes>>>,
+    /// Why it is not proved.
+    pub unproved: Option<String>,
     /// Their TTL, in seconds.
     pub ds_ttl: u32,
 }
@@ -150,7 +156,7 @@ impl Roll {
         if let Some(ds) = &seen.ds {
             let names = |key: &PublicKey| ds.iter().any(|ds| key.is_named_by(apex, ds));
             if names(&pair.goes) {
-                self.ds = self.ds.max(seen.ds_ttl);
+                self.ds = self.ds.max(seen.ds_ttl.min(MAX_DS_TTL));
             }
             // Where the parent names no key at all, nobody can be led to the old one.
             let done = !names(&pair.goes) && (names(&pair.stays) || ds.is_empty());
@@ -393,7 +399,7 @@ mod tests {
         let pair = store.roll_pair(&back).unwrap().unwrap();
         assert_eq!(vec![pair.stays.tag()], before);
         let ds = Some(vec![pair.stays.ds(&apex)]);
-        let seen = Seen { both_served: Some(true), ds, ds_ttl: 60 };
+        let seen = Seen { both_served: Some(true), ds, ds_ttl: 60, unproved: None };
         back.advance(&seen, &apex, &pair, NOW + HOUR);
         assert!(back.advance(&seen, &apex, &pair, NOW + 1000 * HOUR));
         store.end_roll(&back).unwrap();
@@ -459,6 +465,19 @@ mod tests {
             scope.spawn(owner);
             scope.spawn(signer);
         });
+    }
+
+    #[test]
+    fn no_ttl_that_somebody_makes_up_hurries_or_stops_a_change() {
+        let Place { store, apex, records, _dir } = place(KeyLayout::Combined);
+        let roll = store.begin_roll(&records, NOW).unwrap();
+        let pair = store.roll_pair(&roll).unwrap().unwrap();
+        for (said, kept) in [(0, DS_TTL), (100_000, 100_000), (u32::MAX, MAX_DS_TTL)] {
+            let mut roll = roll.clone();
+            let ds = Some(vec![pair.goes.ds(&apex)]);
+            roll.advance(&Seen { ds, ds_ttl: said, ..Seen::default() }, &apex, &pair, NOW);
+            assert_eq!(roll.ds, kept);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domain::base::iana::Rtype;
 use domain::rdata::Ds;
+use hickory_proto::dnssec::TrustAnchors;
 use sealpost_dns::record::{Data, Name, Record};
 use sealpost_tunnel::DomainName;
 use tokio::task::spawn_blocking;
@@ -26,6 +27,7 @@ use crate::lookup::delegation::Resolvers;
 use crate::lookup::exchange::Silence;
 use crate::lookup::resolvers::{FILE, for_way};
 use crate::lookup::survey::{Request, Survey, Zone, survey};
+use crate::lookup::validated::confirm;
 use crate::zone::key_roll::Step;
 use crate::zone::serial::is_newer;
 use crate::zone::zone_key::Role;
@@ -70,7 +72,7 @@ async fn follow(shared: &Shared, domain: &DomainName) {
     shared.remake(domain);
     let store = Store::new(&shared.state, domain);
     let way = Arc::new(Resolvers::new(for_way(&[], Path::new(FILE))));
-    match step(&store, &apex(domain), way).await {
+    match step(&store, &apex(domain), way, &shared.anchors).await {
         Ok(None) => {}
         Ok(Some(now)) if now.ended => info!(zone = %domain, "the key was changed"),
         Ok(Some(now)) => {
@@ -109,8 +111,9 @@ pub async fn step(
     store: &Store,
     apex: &Name,
     way: Arc<Resolvers>,
+    anchors: &Arc<TrustAnchors>,
 ) -> Result<Option<Progress>, RollError> {
-    let Some(looked) = look(store, apex, way).await? else { return Ok(None) };
+    let Some(looked) = look(store, apex, way, anchors).await? else { return Ok(None) };
     let (store, apex) = (store.clone(), apex.clone());
     let taken = spawn_blocking(move || {
         let Progress { roll, pair, seen, .. } = &looked;
@@ -130,6 +133,7 @@ pub async fn look(
     store: &Store,
     apex: &Name,
     way: Arc<Resolvers>,
+    anchors: &Arc<TrustAnchors>,
 ) -> Result<Option<Progress>, RollError> {
     let Some(roll) = store.roll()? else { return Ok(None) };
     let Some(pair) = store.roll_pair(&roll)? else { return Ok(None) };
@@ -140,7 +144,13 @@ pub async fn look(
         sets: vec![(apex.clone(), Rtype::DNSKEY)],
         resolvers: Vec::new(),
     };
-    let seen = seen(&survey(way, request).await, &pair);
+    let mut seen = seen(&survey(Arc::clone(&way), request).await, &pair);
+    // An old key goes for good because of this, so it takes more than the word of who is on the way.
+    if let Some(ds) = &seen.ds
+        && let Err(why) = confirm(&way, anchors, apex, ds).await
+    {
+        (seen.ds, seen.unproved) = (None, Some(why));
+    }
     Ok(Some(Progress { roll, pair, seen, ended: false }))
 }
 

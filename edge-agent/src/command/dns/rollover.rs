@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::bail;
+use sealpost_tunnel::spoken::spoken;
 use serde_json::json;
 
 use super::made_here::Kept;
@@ -14,10 +15,13 @@ use super::registrar::Entry;
 use crate::command::{print_json, terminal};
 use crate::lookup::delegation::Resolvers;
 use crate::lookup::resolvers::{FILE, for_way};
-use crate::publish::now as seconds;
 use crate::publish::roll::{GivenUp, Roll};
 use crate::publish::roll_watch::{Progress, look, step, waits_for};
+use crate::publish::{now as seconds, trust_anchors};
 use crate::status::date;
+
+/// The longest text of others that is shown, in characters.
+const MAX_REASON: usize = 300;
 
 /// What to do with the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +61,11 @@ pub(super) async fn rollover(
         }
     }
     let way = Arc::new(Resolvers::new(for_way(resolvers, Path::new(FILE))));
+    let anchors = Arc::new(trust_anchors(kept.config.fixed.dns.as_ref())?);
     let what = "asking the name servers and the parent zone";
     let progress = match wish {
-        Wish::Status => terminal::patiently(what, look(store, &kept.apex, way)).await?,
-        _ => terminal::patiently(what, step(store, &kept.apex, way)).await?,
+        Wish::Status => terminal::patiently(what, look(store, &kept.apex, way, &anchors)).await?,
+        _ => terminal::patiently(what, step(store, &kept.apex, way, &anchors)).await?,
     };
     let Some(progress) = progress else {
         let said = format!("{domain}: the key is not being changed");
@@ -79,6 +84,7 @@ pub(super) async fn rollover(
                 "roll": roll,
                 "old_key_tag": progress.pair.goes.tag(),
                 "new_key_tag": progress.pair.stays.tag(),
+                "unproved": progress.seen.unproved,
                 "waits_for": waits_for(roll.next(seconds()), roll.announced),
                 "registrar": roll.announced.then(|| entry.json()),
             }),
@@ -126,6 +132,12 @@ fn lines(domain: &str, progress: &Progress, entry: &Entry<'_>) -> Vec<String> {
         format!("It waits for {}.", waits_for(roll.next(seconds()), announced)),
         "The running agent goes on by itself; so does this command, whenever it is typed.".into(),
     ];
+    if let Some(why) = progress.seen.unproved.as_ref().filter(|_| announced) {
+        let why = spoken(why, MAX_REASON);
+        lines.push(format!(
+            "What the parent's name servers say is not proved by its signatures: {why}."
+        ));
+    }
     if announced && at_parent.is_none() {
         lines.extend([
             String::new(),
