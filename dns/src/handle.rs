@@ -102,14 +102,15 @@ impl<C: Connect, P: Parent> Handle<C, P> {
         self.zones.remove(apex).await
     }
 
-    /// One who may know says that a zone changed, and to which serial. Never waits.
-    pub fn notified(&self, apex: &Name, serial: Option<u32>) {
-        self.zones.notified(apex, serial);
+    /// One who may know says that a zone changed, and to which serial. Never waits: `false` if too many say
+    /// so at once, and it has to be said again.
+    pub fn notified(&self, apex: &Name, serial: Option<u32>) -> bool {
+        self.zones.notified(apex, serial)
     }
 
     /// Answers the octets of a NOTIFY that came from `peer` by another way than the sockets of the name
     /// server. It is believed if the peer is one of the zone's primaries, and answered with NOTAUTH for a zone
-    /// that is not here, REFUSED for one that comes from others. Nothing is answered to what is no query.
+    /// that is not here, REFUSED for one that comes from others, SERVFAIL if it has to be sent again. Nothing is answered to what is no query.
     pub fn notify_from(&self, peer: &C::Peer, message: &[u8]) -> Option<Vec<u8>> {
         self.zones.notify_from(peer, message)
     }

@@ -21,6 +21,8 @@ pub(crate) struct Reading {
     pub(crate) queries: [u64; 4],
     /// Of threads.
     pub(crate) panics: u64,
+    /// Of primaries, which were told to send them again.
+    pub(crate) unheard: u64,
     /// All, served and hidden.
     pub(crate) zones: Count,
 }
@@ -32,6 +34,7 @@ pub(crate) struct Metrics<R> {
     limited: IntCounterVec,
     queries: IntCounterVec,
     zones: IntGaugeVec,
+    unheard: IntCounter,
     panics: IntCounter,
 }
 
@@ -53,17 +56,21 @@ impl<R: Fn() -> Reading + Send + Sync + 'static> Metrics<R> {
                 Opts::new("sealpost_dns_zones", "Zones, by whether they are served"),
                 &["state"],
             )?,
+            unheard: IntCounter::new(
+                "sealpost_dns_notices_busy_total",
+                "Notices of primaries that have to be sent again, as too many came at once",
+            )?,
             panics: IntCounter::new("sealpost_dns_panics_total", "Batches lost to a fault inside")?,
         }))
     }
 
-    fn parts(&self) -> [&dyn Collector; 5] {
-        [&self.answers, &self.limited, &self.queries, &self.zones, &self.panics]
+    fn parts(&self) -> [&dyn Collector; 6] {
+        [&self.answers, &self.limited, &self.queries, &self.zones, &self.unheard, &self.panics]
     }
 
     /// Brings the counters up to what was counted.
     fn refresh(&self) {
-        let Reading { answers, queries, panics, zones } = (self.reading)();
+        let Reading { answers, queries, panics, unheard, zones } = (self.reading)();
         let raise = |counter: &IntCounter, to: u64| {
             counter.inc_by(to.saturating_sub(counter.get()));
         };
@@ -75,6 +82,7 @@ impl<R: Fn() -> Reading + Send + Sync + 'static> Metrics<R> {
         for (carrier, count) in CARRIERS.iter().zip(queries) {
             raise(&self.queries.with_label_values(&[*carrier]), count);
         }
+        raise(&self.unheard, unheard);
         raise(&self.panics, panics);
         let set = |state, count: usize| {
             self.zones.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -5,7 +5,7 @@
 //! Zones come and go while all runs. Each has a lock of its own for what is here of it, so that nothing
 //! waits for another zone; queries see none of this, but the catalog.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -118,6 +118,8 @@ pub(crate) struct Secondaries<C: Connect, P> {
     pub(crate) admissions: Arc<Semaphore>,
     notifier: notifier::Handle,
     refresher: OnceLock<refresh::Handle<C::Peer>>,
+    /// Notices for which it had no room.
+    unheard: AtomicU64,
     /// A catalog has other members.
     pub(crate) catalogs: Notify,
     pub(crate) touched: Touched,
@@ -246,6 +248,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             admissions: trust::turns(),
             notifier,
             refresher: OnceLock::new(),
+            unheard: AtomicU64::new(0),
             catalogs: Notify::new(),
             touched: Touched::default(),
             private: DashMap::new(),
@@ -595,18 +598,26 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         self.zones.get(apex).map(|held| held.value().clone())
     }
 
-    /// A primary says that a zone changed. The serial is a hint that nobody vouches for.
-    pub(crate) fn notified(&self, apex: &Name, serial: Option<u32>) {
-        let Some(held) = self.held(apex) else { return };
+    /// A primary says that a zone changed. The serial is a hint that nobody vouches for. `false` if it
+    /// has to say so again.
+    pub(crate) fn notified(&self, apex: &Name, serial: Option<u32>) -> bool {
+        let Some(held) = self.held(apex) else { return true };
         let state = held.state();
         let same = state.here.as_ref().is_some_and(|here| Some(here.serial()) == serial);
         // Where all is well there is nothing to ask for.
         if same && state.served && state.error.is_none() {
-            return;
+            return true;
         }
-        if let Some(refresher) = self.refresher.get() {
-            refresher.notified(apex.clone());
+        let heard = self.refresher.get().is_none_or(|refresher| refresher.notified(apex.clone()));
+        if !heard {
+            self.unheard.fetch_add(1, Relaxed);
         }
+        heard
+    }
+
+    /// Notices that could not be taken note of.
+    pub(crate) fn unheard(&self) -> u64 {
+        self.unheard.load(Relaxed)
     }
 
     /// Answers a question as it would be answered on a stream.
@@ -628,8 +639,10 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         let decision = match self.held(&notice.apex) {
             None => Decision::NotAuth,
             Some(held) if held.zone.load().primaries.iter().any(|at| at.peer == *peer) => {
-                self.notified(&notice.apex, notice.serial);
-                Decision::Refresh
+                match self.notified(&notice.apex, notice.serial) {
+                    true => Decision::Refresh,
+                    false => Decision::Busy,
+                }
             }
             Some(_) => Decision::Refused,
         };
@@ -821,8 +834,8 @@ impl<C: Connect, P: Parent> Zones for Shelf<C, P> {
         self.0.held(apex).map(|held| held.zone.load().notices_from.clone())
     }
 
-    fn notified(&self, apex: &Name, serial: Option<u32>) {
-        self.0.notified(apex, serial);
+    fn notified(&self, apex: &Name, serial: Option<u32>) -> bool {
+        self.0.notified(apex, serial)
     }
 
     fn private_soa(&self, apex: &Name) -> Option<Record> {

@@ -138,7 +138,8 @@ impl<C: Connect, P: Parent> NameServer<C, P> {
                 let [tcp, tls, quic] = streams.counts().queries;
                 let queries = [datagrams.queries, tcp, tls, quic];
                 let (answers, panics) = (engine.counts(), datagrams.panics);
-                Reading { answers, queries, panics, zones: zones.count() }
+                let unheard = zones.unheard();
+                Reading { answers, queries, panics, unheard, zones: zones.count() }
             }
         };
         Metrics::register(registry, reading)?;

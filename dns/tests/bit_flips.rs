@@ -142,7 +142,9 @@ impl Zones for Primary {
     fn primaries(&self, _: &Name) -> Option<Arc<[Rule]>> {
         None
     }
-    fn notified(&self, _: &Name, _: Option<u32>) {}
+    fn notified(&self, _: &Name, _: Option<u32>) -> bool {
+        true
+    }
 }
 
 /// Serves the zone on TCP.

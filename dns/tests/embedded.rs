@@ -103,7 +103,9 @@ impl Zones for Home {
     fn primaries(&self, _: &Name) -> Option<Arc<[Rule]>> {
         None
     }
-    fn notified(&self, _: &Name, _: Option<u32>) {}
+    fn notified(&self, _: &Name, _: Option<u32>) -> bool {
+        true
+    }
 }
 
 impl Connect for Boxes {
@@ -309,7 +311,7 @@ async fn zones_come_follow_notices_go_and_are_kept() {
     let status = ours.handle.status(&name("c.example")).unwrap();
     assert!(status.error.unwrap().contains("the box is away") && status.version.is_none());
     boxes.put(2, plain("c.example", 5));
-    ours.handle.notified(&name("c.example"), Some(5));
+    assert!(ours.handle.notified(&name("c.example"), Some(5)));
     ours.until("c.example", Ok(5)).await;
     let status = ours.handle.status(&name("c.example")).unwrap();
     assert_eq!((status.error, status.version.unwrap().serial), (None, 5));

@@ -201,10 +201,9 @@ impl Zones for Ours {
     fn primaries(&self, apex: &Name) -> Option<Arc<[Rule]>> {
         Some(self.transfer_rules(apex))
     }
-    fn notified(&self, apex: &Name, _: Option<u32>) {
-        if let Some(refresher) = &*self.0.refresher.lock().unwrap() {
-            refresher.notified(apex.clone());
-        }
+    fn notified(&self, apex: &Name, _: Option<u32>) -> bool {
+        let refresher = self.0.refresher.lock().unwrap();
+        refresher.as_ref().is_none_or(|refresher| refresher.notified(apex.clone()))
     }
 }
 

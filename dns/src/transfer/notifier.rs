@@ -236,7 +236,8 @@ impl Pending {
         None
     }
 
-    /// Any answer ends a notice (section 4.8), also a refusal: asking again would not change it.
+    /// Any answer ends a notice (section 4.8), also a refusal: asking again would not change it. But
+    /// one who could not take note of it now (SERVFAIL) is told again, as if nothing had come.
     fn acknowledge(&mut self, from: SocketAddr, message: &[u8], seconds: u64) {
         let Some(id) = message.get(..2).map(|id| u16::from_be_bytes([id[0], id[1]])) else {
             return;
@@ -252,6 +253,9 @@ impl Pending {
         }
         if rcode != Rcode::NOERROR {
             debug!(zone = %notice.content.apex, %from, %rcode, "a secondary does not take a notice");
+        }
+        if rcode == Rcode::SERVFAIL {
+            return;
         }
         self.forget(from, id);
     }
@@ -303,6 +307,19 @@ mod tests {
         assert!(pending.notices.is_empty() && pending.of_zone.is_empty());
         let later = now + Duration::from_secs(60);
         assert!(pending.due(later, 0).is_none());
+    }
+
+    #[test]
+    fn one_who_is_busy_is_told_again() {
+        let (mut pending, now) = (Pending::default(), Instant::now());
+        pending.add(outgoing(1, 53), now);
+        let (to, message) = pending.due(now, 0).unwrap();
+        pending.acknowledge(to, &reply(&message, Decision::Busy).unwrap(), 0);
+        let due = pending.next_due().unwrap();
+        let (_, again) = pending.due(due, 0).unwrap();
+        assert_eq!((again.clone(), due - now), (message, Duration::from_secs(1)));
+        pending.acknowledge(to, &reply(&again, Decision::Refused).unwrap(), 0);
+        assert!(pending.notices.is_empty());
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub enum NoticeError {
 pub enum Decision {
     /// Ask the primary, and acknowledge.
     Refresh,
+    /// Too many say so at once, so that this was not taken note of: SERVFAIL, and it is sent again.
+    Busy,
     /// The zone comes from elsewhere: REFUSED.
     Refused,
     /// The zone is not had from anybody here: NOTAUTH.
@@ -52,6 +54,7 @@ impl Decision {
     pub fn rcode(self) -> Rcode {
         match self {
             Self::Refresh => Rcode::NOERROR,
+            Self::Busy => Rcode::SERVFAIL,
             Self::Refused => Rcode::REFUSED,
             Self::NotAuth => Rcode::NOTAUTH,
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::attempt::{Connect, Keeper, Outcome, Secondary, refresh};
 use super::frame::Pace;
@@ -77,12 +77,10 @@ impl<P> Handle<P> {
         let _ = self.0.send(Command::Remove(apex)).await;
     }
 
-    /// Somebody who may say so says that a zone changed. Never waits: a notice that is lost in a
-    /// flood is made good by the next refresh.
-    pub fn notified(&self, apex: Name) {
-        if self.0.try_send(Command::Notified(apex)).is_err() {
-            debug!("a notice was dropped: too many at once");
-        }
+    /// Somebody who may say so says that a zone changed. Never waits: `false` if too many say so at
+    /// once, and whoever did is to say it again.
+    pub fn notified(&self, apex: Name) -> bool {
+        self.0.try_send(Command::Notified(apex)).is_ok()
     }
 }
 
@@ -551,7 +549,9 @@ mod tests {
         fn primaries(&self, _: &Name) -> Option<Arc<[Rule]>> {
             None
         }
-        fn notified(&self, _: &Name, _: Option<u32>) {}
+        fn notified(&self, _: &Name, _: Option<u32>) -> bool {
+            true
+        }
     }
 
     impl Connect for Fake {
@@ -694,6 +694,16 @@ mod tests {
         let primaries = vec![Primary { peer, key: None }];
         handle.add(Secondary { primaries, ..secondary("example.org") }, None).await;
         open(0).await;
+    }
+
+    #[test]
+    fn a_notice_for_which_there_is_no_room_is_not_taken_note_of() {
+        let (shelf, primary) = (Arc::new(Shelf::default()), Fake::default());
+        let (handle, _task) = Refresher::new(shelf, primary, Settings::default());
+        for _ in 0..MAX_COMMANDS {
+            assert!(handle.notified(name("example.org")));
+        }
+        assert!(!handle.notified(name("example.org")));
     }
 
     #[test]

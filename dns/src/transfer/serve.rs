@@ -53,8 +53,9 @@ pub trait Zones: Send + Sync {
     fn transfer_rules(&self, apex: &Name) -> Arc<[Rule]>;
     /// Who may say that the zone changed; `None` when it is not had from anybody.
     fn primaries(&self, apex: &Name) -> Option<Arc<[Rule]>>;
-    /// One who may said so. The serial is a hint.
-    fn notified(&self, apex: &Name, serial: Option<u32>);
+    /// One who may said so. The serial is a hint. `false` if it was not taken note of, as too many say
+    /// so at once.
+    fn notified(&self, apex: &Name, serial: Option<u32>) -> bool;
     /// The SOA record of a zone that plain queries are not answered from: who may transfer it, and signs
     /// its question, asks for that first.
     fn private_soa(&self, _: &Name) -> Option<Record> {
@@ -185,9 +186,9 @@ impl<Z: Zones> Server<Z> {
         };
         let rules = self.zones.primaries(&notice.apex);
         let key = signer.map(ReplySigner::key_name);
-        let decision = notify::decide(rules.as_deref(), client, key);
-        if decision == Decision::Refresh {
-            self.zones.notified(&notice.apex, notice.serial);
+        let mut decision = notify::decide(rules.as_deref(), client, key);
+        if decision == Decision::Refresh && !self.zones.notified(&notice.apex, notice.serial) {
+            decision = Decision::Busy;
         }
         one(notify::reply(body, decision))
     }
@@ -475,8 +476,10 @@ mod tests {
         fn primaries(&self, apex: &Name) -> Option<Arc<[Rule]>> {
             (apex == &name("example.org")).then(|| self.transfer_rules(apex))
         }
-        fn notified(&self, _: &Name, serial: Option<u32>) {
-            self.heard.lock().unwrap().push(serial);
+        fn notified(&self, _: &Name, serial: Option<u32>) -> bool {
+            let mut heard = self.heard.lock().unwrap();
+            heard.push(serial);
+            heard.len() < 2
         }
     }
 
@@ -599,6 +602,8 @@ mod tests {
         let other = notify::make(5, &name("example.net"), None);
         assert_eq!(rcode(&ask(&server, &other, "192.0.2.1", Over::Datagram)), 9);
         assert_eq!(*server.zones.heard.lock().unwrap(), [Some(9)]);
+        // Where it is not taken note of, whoever sent it is to send it again.
+        assert_eq!(rcode(&ask(&server, &notice, "192.0.2.1", Over::Datagram)), 2);
     }
 
     #[test]

@@ -95,7 +95,9 @@ impl Zones for Home {
     fn primaries(&self, _: &Name) -> Option<Arc<[Rule]>> {
         None
     }
-    fn notified(&self, _: &Name, _: Option<u32>) {}
+    fn notified(&self, _: &Name, _: Option<u32>) -> bool {
+        true
+    }
     fn private_soa(&self, apex: &Name) -> Option<Record> {
         self.find(apex).map(|version| version.soa())
     }

@@ -185,7 +185,9 @@ impl Zones for ForRelays {
         None
     }
 
-    fn notified(&self, _: &Name, _: Option<u32>) {}
+    fn notified(&self, _: &Name, _: Option<u32>) -> bool {
+        true
+    }
 }
 
 /// Whoever got as far as to ask.

@@ -89,11 +89,10 @@ impl Zones for ForPrograms {
         }]))
     }
 
-    fn notified(&self, apex: &Name, _: Option<u32>) {
-        if let Some((_, commands)) = self.0.find(apex) {
-            // When its queue is full, the zone's task has enough to do, and asks the primary later.
-            let _ = commands.try_send(Command::Refresh);
-        }
+    fn notified(&self, apex: &Name, _: Option<u32>) -> bool {
+        // When its queue is full, the primary says so again later.
+        let found = self.0.find(apex);
+        found.is_none_or(|(_, commands)| commands.try_send(Command::Refresh).is_ok())
     }
 }
 

@@ -44,6 +44,9 @@ pub enum NotServed {
         "it does not take the zone ({0}): claim the domain there, see sealpost-agent domain add"
     )]
     Refused(Rcode),
+    /// It could not take note of it.
+    #[error("it has too much to do to take the zone; it is told again")]
+    Busy,
     /// It was told, and serves another version or none.
     #[error("it was told, and {}", match .0 {
         Some(serial) => format!("still serves serial {serial}"),
@@ -60,6 +63,7 @@ pub async fn tell(connection: &Connection, apex: &Name, soa: &Record) -> Result<
     let reply = reply.map_err(untold)?;
     match notify::parse_reply(&reply, id) {
         Some(Rcode::NOERROR) => {}
+        Some(Rcode::SERVFAIL) => return Err(NotServed::Busy),
         Some(rcode) => return Err(NotServed::Refused(rcode)),
         None => return Err(NotServed::Untold("what it answered is no reply".into())),
     }

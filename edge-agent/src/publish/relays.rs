@@ -161,7 +161,7 @@ impl Relays {
                 match error {
                     NotServed::Behind(served) => known.served = served,
                     NotServed::Refused(_) => known.served = None,
-                    NotServed::Untold(_) => {}
+                    NotServed::Untold(_) | NotServed::Busy => {}
                 }
                 known.error = Some(text);
                 // Half of it at least, so that relays of one fleet are not told at once.

@@ -7,6 +7,7 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use domain::base::iana::Rcode;
 use sealpost_dns::transfer::notify::{self, Decision, Notice, NoticeError};
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{PublicKey, ResetCode};
@@ -35,7 +36,8 @@ pub enum Outcome {
     Taken,
     /// The zone is not one of a domain that the box has here.
     Foreign,
-    /// The box has had too many zones fetched lately, or the relay is starting.
+    /// The box has had too many zones fetched lately, the relay is starting, or it has too many notices of
+    /// all boxes to look at.
     TooMany,
     /// A question, answered as the name server answers all who ask.
     Asked,
@@ -107,7 +109,10 @@ impl Zones {
         if !self.host(&domain, key).await {
             return (Outcome::Foreign, notify::reply(message, Decision::NotAuth));
         }
-        (Outcome::Taken, self.server.notify_from(&key, message))
+        let reply = self.server.notify_from(&key, message);
+        let said = reply.as_ref().and_then(|reply| notify::parse_reply(reply, notice.id));
+        let taken = said == Some(Rcode::NOERROR);
+        (if taken { Outcome::Taken } else { Outcome::TooMany }, reply)
     }
 
     /// Whether the version that a notice is about is the one that is served.

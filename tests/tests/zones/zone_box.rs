@@ -271,5 +271,7 @@ impl Zones for Home {
     fn primaries(&self, _: &Name) -> Option<Arc<[Rule]>> {
         None
     }
-    fn notified(&self, _: &Name, _: Option<u32>) {}
+    fn notified(&self, _: &Name, _: Option<u32>) -> bool {
+        true
+    }
 }
