@@ -17,6 +17,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{JoinError, spawn_blocking};
 use tracing::{debug, info};
 
+use super::crowd::{Counted, Crowd, GaveWay, Progress};
 use super::difference::{ApplyError, apply};
 use super::frame::FrameError;
 use super::inbound::{Inbound, Limits, Received};
@@ -140,15 +141,18 @@ enum Failure {
     Admission(String),
     #[error("it brought no SOA record")]
     NoSoa,
+    #[error(transparent)]
+    GaveWay(#[from] GaveWay),
     #[error("its differences could not be applied by a fault of this program: {0}")]
     Fault(#[from] JoinError),
 }
 
-/// Asks the primaries of a zone, one after the other.
+/// Asks the primaries of a zone, one after the other. One that is slow gives way to a `crowd`.
 pub(super) async fn refresh<K: Keeper, C: Connect>(
     keeper: Arc<K>,
     connect: Arc<C>,
     settings: Settings,
+    crowd: Arc<Crowd>,
     zone: Arc<Secondary<C::Peer>>,
     timers: Timers,
 ) -> Outcome {
@@ -160,8 +164,14 @@ pub(super) async fn refresh<K: Keeper, C: Connect>(
             pace: settings.pace,
         };
         let to = &primary.peer;
-        let refresh = One { keeper: &keeper, connect: &*connect, settings, ask, to };
-        match refresh.run(timers.clone()).await {
+        let progress = Progress::default();
+        let progress = &progress;
+        let refresh = One { keeper: &keeper, connect: &*connect, settings, ask, to, progress };
+        let refreshed = tokio::select! {
+            refreshed = refresh.run(timers.clone()) => refreshed,
+            gave_way = progress.gives_way(&crowd) => Err(gave_way.into()),
+        };
+        match refreshed {
             Ok(outcome) => return outcome,
             Err(error) => {
                 debug!(zone = %zone.apex, primary = %to, %error, "refresh failed");
@@ -179,6 +189,7 @@ struct One<'a, K, C: Connect> {
     settings: Settings,
     ask: Ask,
     to: &'a C::Peer,
+    progress: &'a Progress,
 }
 
 impl<K: Keeper, C: Connect> One<'_, K, C> {
@@ -226,6 +237,7 @@ impl<K: Keeper, C: Connect> One<'_, K, C> {
         match received {
             Received::Zone(records) => Ok(Some((records, expire))),
             Received::Differences(steps) => {
+                self.progress.arrived();
                 let (keeper, ask) = (self.keeper.clone(), self.ask.clone());
                 // A zone is looked at whole, and others want their turn meanwhile.
                 let applied = spawn_blocking(move || {
@@ -251,6 +263,7 @@ impl<K: Keeper, C: Connect> One<'_, K, C> {
         let count = records.len();
         let standing = timers.transferred(&soa, expire, unix_time::seconds());
         let apex = &self.ask.apex;
+        self.progress.arrived();
         self.keeper.accept(apex, records, standing).await.map_err(Failure::Admission)?;
         let serial = soa.serial().into_int();
         info!(zone = %apex, primary = %self.to, serial, records = count, "new version");
@@ -265,14 +278,16 @@ impl<K: Keeper, C: Connect> One<'_, K, C> {
     ) -> Result<Outcome, Failure> {
         let soa = soa_of(have).ok_or(Failure::NoSoa)?;
         let standing = timers.confirmed(soa, expire, unix_time::seconds());
+        self.progress.arrived();
         self.keeper.confirm(&self.ask.apex, standing).await;
         Ok(Outcome::Confirmed(timers))
     }
 
-    async fn stream(&self) -> Result<C::Stream, Failure> {
+    async fn stream(&self) -> Result<Counted<'_, C::Stream>, Failure> {
         let wait = self.settings.connect;
         let connected = tokio::time::timeout(wait, self.connect.connect(self.to)).await;
-        connected.map_err(|_| Failure::ConnectLate(wait))?.map_err(Failure::Connect)
+        let stream = connected.map_err(|_| Failure::ConnectLate(wait))?;
+        Ok(self.progress.count(stream.map_err(Failure::Connect)?))
     }
 }
 

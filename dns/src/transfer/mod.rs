@@ -4,6 +4,7 @@
 pub mod access;
 pub mod attempt;
 pub mod compress;
+pub mod crowd;
 pub mod difference;
 pub mod frame;
 pub mod inbound;

@@ -2,7 +2,9 @@
 //! zones there are, and a bounded number of transfers at once.
 //!
 //! One primary may have a few of the places only, so that one that is slow holds up its own zones
-//! rather than everybody's. A zone's expiry is watched apart from its refresh, which may take long.
+//! rather than everybody's. Primaries have their turns one after the other, however many zones each has,
+//! and a slow transfer gives way to those that wait ([`crowd`](super::crowd)). A zone's expiry is watched
+//! apart from its refresh, which may take long.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -14,6 +16,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tracing::warn;
 
 use super::attempt::{Connect, Keeper, Outcome, Secondary, refresh};
+use super::crowd::Crowd;
 use super::frame::Pace;
 use super::query::soa_of;
 use super::timers::{Bounds, Standing, Timers};
@@ -94,17 +97,16 @@ pub struct Refresher<K, C: Connect> {
     /// Times in Unix milliseconds, each with the generation of its zone's state. An entry of an
     /// older generation is void.
     queue: BinaryHeap<Reverse<(u64, u64, Name)>>,
-    /// Zones whose time has come.
-    ready: VecDeque<Name>,
-    /// Those of them that wait for a place at their primary.
-    waiting: HashMap<C::Peer, VecDeque<Name>>,
+    /// The primaries that have zones whose time has come, or that are asked now.
+    primaries: HashMap<C::Peer, Places>,
+    /// Those of them whose zones may be asked for, in the order of their turns.
+    turns: VecDeque<C::Peer>,
+    /// How many these are while all places are taken.
+    crowd: Arc<Crowd>,
     running: JoinSet<Outcome>,
     jobs: HashMap<Id, Job<C::Peer>>,
     /// When zones expire, in Unix seconds: the one entry of a zone that counts is `Zone::watched`.
     expiries: BinaryHeap<Reverse<(u64, Name)>>,
-    of_primary: HashMap<C::Peer, usize>,
-    /// Places at primaries that became free, one entry each.
-    freed: VecDeque<C::Peer>,
     next_generation: u64,
 }
 
@@ -122,6 +124,16 @@ struct Zone<P> {
     watched: Option<u64>,
     /// Ends its refresh.
     abort: Option<AbortHandle>,
+}
+
+/// A primary's zones. A zone is at the first of its primaries.
+#[derive(Default)]
+struct Places {
+    /// Those whose time has come.
+    ready: VecDeque<Name>,
+    taken: usize,
+    /// Whether it is among the turns.
+    in_line: bool,
 }
 
 /// A refresh under way.
@@ -149,13 +161,12 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
             commands,
             zones: HashMap::new(),
             queue: BinaryHeap::new(),
-            ready: VecDeque::new(),
-            waiting: HashMap::new(),
+            primaries: HashMap::new(),
+            turns: VecDeque::new(),
+            crowd: Arc::default(),
             running: JoinSet::new(),
             jobs: HashMap::new(),
             expiries: BinaryHeap::new(),
-            of_primary: HashMap::new(),
-            freed: VecDeque::new(),
             next_generation: 0,
         };
         (Handle(sender), task)
@@ -325,49 +336,73 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
                 continue;
             }
             zone.stage = Stage::Ready;
-            self.ready.push_back(apex);
+            self.line_up(apex);
         }
     }
 
-    /// Who is next. Those that wait for a place at a primary go first, and one who is gone meanwhile
-    /// gives its turn to the one behind it.
-    fn next_ready(&mut self) -> Option<Name> {
-        while let Some(peer) = self.freed.pop_front() {
-            while let Some(apex) = self.waiting.get_mut(&peer).and_then(VecDeque::pop_front) {
+    /// Puts a zone whose time has come behind the others of its primary. One without primaries waits
+    /// until it is added again, with some.
+    fn line_up(&mut self, apex: Name) {
+        let Some(zone) = self.zones.get_mut(&apex) else { return };
+        let Some(primary) = zone.secondary.primaries.first() else {
+            zone.stage = Stage::Queued;
+            return;
+        };
+        let peer = primary.peer.clone();
+        self.primaries.entry(peer.clone()).or_default().ready.push_back(apex);
+        self.queue_up(peer);
+    }
+
+    /// A primary is in line while it has zones to ask for, and a place for one.
+    fn queue_up(&mut self, peer: C::Peer) {
+        let most = self.settings.at_once_of_primary;
+        let Some(places) = self.primaries.get_mut(&peer) else { return };
+        if places.in_line {
+            return;
+        }
+        if places.ready.is_empty() && places.taken == 0 {
+            self.primaries.remove(&peer);
+        } else if !places.ready.is_empty() && places.taken < most {
+            places.in_line = true;
+            self.turns.push_back(peer);
+        }
+    }
+
+    /// The next zone, and its primary, which has one place more then.
+    fn next_ready(&mut self) -> Option<(Name, C::Peer)> {
+        while let Some(peer) = self.turns.pop_front() {
+            let Some(places) = self.primaries.get_mut(&peer) else { continue };
+            places.in_line = false;
+            let mut next = None;
+            while let Some(apex) = places.ready.pop_front() {
                 let Some(zone) = self.zones.get(&apex) else { continue };
                 if zone.stage != Stage::Ready {
                     continue;
                 }
-                if zone.secondary.primaries.first().is_some_and(|first| first.peer == peer) {
-                    return Some(apex);
-                }
-                // It has other primaries by now.
-                self.ready.push_back(apex);
+                next = Some((
+                    zone.secondary.primaries.first().is_some_and(|at| at.peer == peer),
+                    apex,
+                ));
+                break;
             }
-            self.waiting.remove(&peer);
+            if let Some((true, _)) = next {
+                places.taken += 1;
+            }
+            self.queue_up(peer.clone());
+            match next {
+                Some((true, apex)) => return Some((apex, peer)),
+                // It has other primaries by now.
+                Some((false, apex)) => self.line_up(apex),
+                None => {}
+            }
         }
-        self.ready.pop_front()
+        None
     }
 
     fn start_ready(&mut self) {
         while self.running.len() < self.settings.at_once {
-            let Some(apex) = self.next_ready() else { return };
+            let Some((apex, peer)) = self.next_ready() else { break };
             let Some(zone) = self.zones.get_mut(&apex) else { continue };
-            if zone.stage != Stage::Ready {
-                continue;
-            }
-            let Some(primary) = zone.secondary.primaries.first() else {
-                // Until it is added again, with primaries.
-                zone.stage = Stage::Queued;
-                continue;
-            };
-            let peer = primary.peer.clone();
-            let taken = self.of_primary.entry(peer.clone()).or_insert(0);
-            if *taken >= self.settings.at_once_of_primary {
-                self.waiting.entry(peer).or_default().push_back(apex);
-                continue;
-            }
-            *taken += 1;
             zone.stage = Stage::Running;
             zone.asked = unix_time::millis();
             zone.again = false;
@@ -375,6 +410,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
                 self.keeper.clone(),
                 self.connect.clone(),
                 self.settings,
+                self.crowd.clone(),
                 zone.secondary.clone(),
                 zone.timers.clone(),
             );
@@ -383,6 +419,7 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
             self.jobs.insert(abort.id(), Job { apex, peer, generation });
             zone.abort = Some(abort);
         }
+        self.crowd.set(self.turns.len());
     }
 
     fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
@@ -421,15 +458,10 @@ impl<K: Keeper, C: Connect> Refresher<K, C> {
 
     /// A place at a primary is free.
     fn leave(&mut self, peer: C::Peer) {
-        if let Some(taken) = self.of_primary.get_mut(&peer) {
-            *taken -= 1;
-            if *taken == 0 {
-                self.of_primary.remove(&peer);
-            }
+        if let Some(places) = self.primaries.get_mut(&peer) {
+            places.taken = places.taken.saturating_sub(1);
         }
-        if self.waiting.contains_key(&peer) {
-            self.freed.push_back(peer);
-        }
+        self.queue_up(peer);
     }
 }
 
@@ -441,7 +473,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
     use tokio::sync::Notify;
 
     use super::*;
@@ -536,6 +568,8 @@ mod tests {
         open: AtomicUsize,
         connections: AtomicUsize,
         silent: bool,
+        /// From this port on all drip: as fast as they have to, and no faster.
+        drip: Option<u16>,
         expire: Option<u32>,
     }
 
@@ -558,9 +592,10 @@ mod tests {
         type Stream = DuplexStream;
         type Peer = SocketAddr;
 
-        async fn connect(&self, _: &SocketAddr) -> io::Result<DuplexStream> {
+        async fn connect(&self, to: &SocketAddr) -> io::Result<DuplexStream> {
             let (near, mut far) = tokio::io::duplex(4096);
             let primary = self.clone();
+            let drips = self.0.drip.is_some_and(|from| to.port() >= from);
             tokio::spawn(async move {
                 primary.0.open.fetch_add(1, Ordering::SeqCst);
                 primary.0.connections.fetch_add(1, Ordering::SeqCst);
@@ -568,6 +603,9 @@ mod tests {
                 while let Ok(Some(query)) = reader.read(&mut far).await {
                     if primary.0.silent {
                         continue;
+                    }
+                    while drips && far.write_all(&[255; 2_100]).await.is_ok() {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
                     }
                     let server = Server::new(primary.clone(), Keys::default());
                     let plain = |body: &[u8], out: &mut Vec<u8>| {
@@ -781,6 +819,56 @@ mod tests {
             handle.remove(name(&format!("z{number}.example"))).await;
         }
         shelf.wait_for("example.org 1 102").await;
+    }
+
+    fn from_port(apex: &str, port: u16) -> Secondary<SocketAddr> {
+        let peer = SocketAddr::new("::1".parse().unwrap(), port);
+        Secondary { primaries: vec![Primary { peer, key: None }], ..secondary(apex) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_drip_hold_up_nobody_for_long() {
+        let shelf = Arc::new(Shelf::default());
+        let primary = Fake(Arc::new(Inner { drip: Some(1000), ..Inner::default() }));
+        *primary.0.zone.lock().unwrap() = zone(1, 50);
+        let handle = start(&shelf, &primary);
+        let Settings { at_once, at_once_of_primary: most, .. } = Settings::default();
+        // Each has more zones than places, and all together have all places.
+        for port in 1000.. {
+            for number in 0..2 * most {
+                handle.add(from_port(&format!("z{number}.p{port}.example"), port), None).await;
+            }
+            if usize::from(port - 1000) * most >= at_once {
+                break;
+            }
+        }
+        while primary.0.open.load(Ordering::SeqCst) < at_once {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let began = tokio::time::Instant::now();
+        handle.add(from_port("example.org", 53), None).await;
+        while shelf.zones.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(began.elapsed() < Duration::from_secs(20), "held up");
+        }
+    }
+
+    #[test]
+    fn primaries_have_their_turns_whichever_has_how_many_zones() {
+        let (shelf, primary) = (Arc::new(Shelf::default()), Fake::default());
+        let (_handle, mut task) = Refresher::new(shelf, primary, Settings::default());
+        let names = ["a", "b", "c"].map(|zone| format!("{zone}.example"));
+        for (apex, port) in names.iter().zip([1, 1, 2]) {
+            task.add(from_port(apex, port), None, 0);
+        }
+        task.wake(unix_time::millis());
+        let mut next = || task.next_ready().map(|(apex, peer)| (apex.to_string(), peer.port()));
+        assert_eq!(next(), Some(("a.example".into(), 1)));
+        assert_eq!(next(), Some(("c.example".into(), 2)));
+        assert_eq!(next(), Some(("b.example".into(), 1)));
+        assert_eq!(next(), None);
+        task.leave(SocketAddr::new("::1".parse().unwrap(), 2));
+        assert_eq!(task.primaries.len(), 1);
     }
 
     #[tokio::test]
