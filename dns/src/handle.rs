@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domain::rdata::Ds;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::admission;
 use crate::catalog_zone::producer::{self, Catalog};
@@ -15,6 +15,7 @@ use crate::record::{Name, Record};
 use crate::secondaries::{Count, Purpose, Secondaries, Shelf, Status, Zone};
 use crate::store::StoreError;
 use crate::transfer::attempt::Connect;
+use crate::transfer::crowd::{Crowd, GaveWay, Progress};
 use crate::transfer::frame::Pace;
 use crate::transfer::inbound::Received;
 use crate::transfer::pull::{Ask, PullError, Pulled, pull};
@@ -33,18 +34,24 @@ pub struct Handle<C: Connect, P> {
     zones: Arc<Secondaries<C, P>>,
     server: Arc<Server<Shelf<C, P>>>,
     fetches: Arc<Semaphore>,
+    /// Those that wait for one of them.
+    crowd: Arc<Crowd>,
 }
 
 impl<C: Connect, P> Clone for Handle<C, P> {
     fn clone(&self) -> Self {
-        let Self { zones, server, fetches } = self;
-        Self { zones: zones.clone(), server: server.clone(), fetches: fetches.clone() }
+        let Self { zones, server, fetches, crowd } = self;
+        let (zones, server) = (zones.clone(), server.clone());
+        Self { zones, server, fetches: fetches.clone(), crowd: crowd.clone() }
     }
 }
 
 /// Why a zone cannot be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
+    /// Others have all places.
+    #[error("{FETCHES} other zones are being fetched, and none of them made room within {0:?}")]
+    NoPlace(Duration),
     /// The way there.
     #[error("cannot connect: {0}")]
     Connect(#[source] std::io::Error),
@@ -54,6 +61,15 @@ pub enum FetchError {
     /// The transfer.
     #[error(transparent)]
     Pull(#[from] PullError),
+    /// It was slow, and others waited.
+    #[error("it {0}")]
+    GaveWay(#[from] GaveWay),
+    /// It took too long altogether.
+    #[error("it did not come within {0:?}")]
+    Unfinished(Duration),
+    /// Others had their turns, or it is large.
+    #[error("it came, but {0:?} were over before its signatures could be checked")]
+    Unchecked(Duration),
     /// It brought something else than a zone.
     #[error("it brought no whole zone")]
     NoZone,
@@ -62,9 +78,22 @@ pub enum FetchError {
     NotAdmitted(#[from] NotAdmitted),
 }
 
+impl FetchError {
+    /// Whether the same may succeed a little later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoPlace(_) | Self::GaveWay(_) | Self::Unfinished(_) | Self::Unchecked(_) => true,
+            Self::Connect(_) | Self::Late | Self::Pull(_) | Self::NoZone | Self::NotAdmitted(_) => {
+                false
+            }
+        }
+    }
+}
+
 impl<C: Connect, P: Parent> Handle<C, P> {
     pub(crate) fn new(zones: Arc<Secondaries<C, P>>, server: Arc<Server<Shelf<C, P>>>) -> Self {
-        Self { zones, server, fetches: Arc::new(Semaphore::new(FETCHES)) }
+        let (fetches, crowd) = (Arc::new(Semaphore::new(FETCHES)), Arc::default());
+        Self { zones, server, fetches, crowd }
     }
 
     /// Has a zone from its primaries from now on, and serves it as soon as it came. One of its name that is
@@ -146,6 +175,7 @@ impl<C: Connect, P: Parent> Handle<C, P> {
             after: None,
             limits: admission::Limits { remaining_lifetime: Some(0), ..self.zones.admission() },
             now: unix_time::seconds(),
+            owner: self.zones.owner(apex),
             turns: self.zones.admissions.clone(),
         });
         admit(&candidate, Trust::Ds(ds), &self.zones.parent).await.ok()?;
@@ -157,22 +187,33 @@ impl<C: Connect, P: Parent> Handle<C, P> {
         self.server.set_keys(keys);
     }
 
-    /// Transfers a zone once and admits it by these DS records. Nothing of it is kept or served. Takes as
-    /// long as a transfer may.
+    /// Transfers a zone once and admits it by these DS records, all `within` that time. Nothing of it is kept
+    /// or served. Few are fetched at once; a slow one gives way to others that wait.
     pub async fn fetch(
         &self,
         apex: &Name,
         peer: &C::Peer,
         ds: Vec<Ds<Bytes>>,
+        within: Duration,
     ) -> Result<Vec<Record>, FetchError> {
-        // It is never closed.
-        let _place = self.fetches.acquire().await;
-        let connected = timeout(CONNECT, self.zones.connect.connect(peer)).await;
-        let mut stream = connected.map_err(|_| FetchError::Late)?.map_err(FetchError::Connect)?;
-        let (limits, pace) = (self.zones.inbound(), Pace::default());
-        let ask = Ask { apex: apex.clone(), key: None, limits, pace };
-        let Pulled { received, .. } = pull(&mut stream, &ask, None).await?;
-        let Received::Zone(records) = received else { return Err(FetchError::NoZone) };
+        let end = Instant::now() + within;
+        let no_place = |_| FetchError::NoPlace(within);
+        let _place = match self.fetches.try_acquire() {
+            Ok(place) => place,
+            Err(_) => {
+                let _waits = self.crowd.enter();
+                let place = timeout_at(end, self.fetches.acquire()).await.map_err(no_place)?;
+                // It is never closed.
+                place.map_err(|_| FetchError::NoPlace(within))?
+            }
+        };
+        let progress = Progress::default();
+        let records = tokio::select! {
+            pulled = timeout_at(end, self.pull(apex, peer, &progress)) => {
+                pulled.map_err(|_| FetchError::Unfinished(within))??
+            }
+            gave_way = progress.gives_way(&self.crowd) => return Err(gave_way.into()),
+        };
         let candidate = Arc::new(Candidate {
             apex: apex.clone(),
             records,
@@ -180,9 +221,28 @@ impl<C: Connect, P: Parent> Handle<C, P> {
             after: None,
             limits: self.zones.admission(),
             now: unix_time::seconds(),
+            owner: Some(peer.clone()),
             turns: self.zones.admissions.clone(),
         });
-        admit(&candidate, Trust::Ds(ds), &self.zones.parent).await?;
+        let admitted = timeout_at(end, admit(&candidate, Trust::Ds(ds), &self.zones.parent)).await;
+        admitted.map_err(|_| FetchError::Unchecked(within))??;
         Ok(Arc::try_unwrap(candidate).map_or_else(|it| it.records.clone(), |it| it.records))
+    }
+
+    async fn pull(
+        &self,
+        apex: &Name,
+        peer: &C::Peer,
+        progress: &Progress,
+    ) -> Result<Vec<Record>, FetchError> {
+        let connected = timeout(CONNECT, self.zones.connect.connect(peer)).await;
+        let stream = connected.map_err(|_| FetchError::Late)?.map_err(FetchError::Connect)?;
+        let (limits, pace) = (self.zones.inbound(), Pace::default());
+        let ask = Ask { apex: apex.clone(), key: None, limits, pace };
+        let Pulled { received, .. } = pull(&mut progress.count(stream), &ask, None).await?;
+        match received {
+            Received::Zone(records) => Ok(records),
+            Received::Differences(_) | Received::UpToDate(_) => Err(FetchError::NoZone),
+        }
     }
 }

@@ -27,6 +27,7 @@ pub mod stream;
 pub mod transfer;
 pub mod transport;
 pub mod trust;
+mod turns;
 pub mod udp;
 pub mod unix_time;
 mod wanted;

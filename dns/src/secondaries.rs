@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dashmap::{DashMap, Entry as Place};
 use domain::rdata::ZoneRecordData;
-use tokio::sync::{Mutex as Turn, Notify, Semaphore};
+use tokio::sync::{Mutex as Turn, Notify};
 use tracing::{info, warn};
 
 use crate::admission::{self, Seal};
@@ -35,6 +35,7 @@ use crate::transfer::refresh;
 use crate::transfer::serve::{Served, Zones};
 use crate::transfer::timers::Standing;
 use crate::trust::{self, Candidate, Parent, Trust, admit};
+use crate::turns::{Owner, Turns};
 use crate::unix_time;
 use crate::zone::Zone as Compiled;
 
@@ -115,7 +116,7 @@ pub(crate) struct Secondaries<C: Connect, P> {
     zones: DashMap<Name, Arc<Held<C::Peer>>>,
     served: AtomicUsize,
     turns: [Turn<()>; TURNS],
-    pub(crate) admissions: Arc<Semaphore>,
+    pub(crate) admissions: Arc<Turns<Option<C::Peer>>>,
     notifier: notifier::Handle,
     refresher: OnceLock<refresh::Handle<C::Peer>>,
     /// Notices for which it had no room.
@@ -216,6 +217,11 @@ fn catalog_size(members: usize) -> (usize, usize) {
     const OCTETS: usize = 1024;
     let members = members.saturating_add(64);
     (members.saturating_mul(RECORDS), members.saturating_mul(OCTETS))
+}
+
+/// Whose turn it takes to check a zone.
+fn owner<P: Clone>(zone: &Zone<P>) -> Option<P> {
+    zone.primaries.first().map(|first| first.peer.clone())
 }
 
 /// Where a zone comes from of which there is a version.
@@ -585,6 +591,11 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         self.private.get(apex).map(|private| private.clone())
     }
 
+    /// Whose turn it takes to check a zone.
+    pub(crate) fn owner(&self, apex: &Name) -> Option<C::Peer> {
+        owner(&self.held(apex)?.zone.load())
+    }
+
     /// All records of the version that is here.
     pub(crate) fn records(&self, apex: &Name) -> Option<Vec<Record>> {
         Some(self.held(apex)?.here()?.zone.records())
@@ -667,6 +678,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             after: valid.map(|here| here.serial()),
             limits: self.admission_for(held.purpose),
             now: standing.refreshed,
+            owner: owner(&zone),
             turns: self.admissions.clone(),
         });
         let admitted = admit(&candidate, zone.trust.clone(), &self.parent).await;
@@ -691,7 +703,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
     fn keep(
         &self,
         held: &Held<C::Peer>,
-        candidate: &Candidate,
+        candidate: &Candidate<impl Owner>,
         version: Version,
         members: Option<Arc<Members>>,
     ) -> anyhow::Result<()> {
@@ -721,7 +733,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
 impl Version {
     /// Compiles what was admitted. Takes time.
     fn new(
-        candidate: &Candidate,
+        candidate: &Candidate<impl Owner>,
         standing: Standing,
         seal: Option<Seal>,
         before: Option<&Self>,

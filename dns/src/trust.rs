@@ -10,11 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use domain::rdata::{Dnskey, Ds, ZoneRecordData};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::admission::{self, Admitted, Expect, Limits, Refused, Seal};
 use crate::record::{Name, Record};
+use crate::turns::{Owner, Turns};
 use crate::zone::Zone;
 
 /// Whose keys sign a zone.
@@ -86,7 +86,7 @@ impl NotAdmitted {
 }
 
 /// A version that may be admitted.
-pub(crate) struct Candidate {
+pub(crate) struct Candidate<O: Owner> {
     pub(crate) apex: Name,
     pub(crate) records: Vec<Record>,
     /// The version that is here.
@@ -96,11 +96,12 @@ pub(crate) struct Candidate {
     pub(crate) limits: Limits,
     /// In Unix seconds.
     pub(crate) now: u64,
-    /// Those whose signatures are checked now.
-    pub(crate) turns: Arc<Semaphore>,
+    /// Who has its signatures checked, and when.
+    pub(crate) owner: O,
+    pub(crate) turns: Arc<Turns<O>>,
 }
 
-impl Candidate {
+impl<O: Owner> Candidate<O> {
     fn by(&self, trust: admission::Trust) -> Result<Admitted, NotAdmitted> {
         let expect = Expect {
             trust,
@@ -139,8 +140,8 @@ fn keys(apex: &Name, records: &[Record]) -> Vec<Dnskey<Bytes>> {
 }
 
 /// Admits a version, or says why not.
-pub(crate) async fn admit<P: Parent>(
-    candidate: &Arc<Candidate>,
+pub(crate) async fn admit<O: Owner, P: Parent>(
+    candidate: &Arc<Candidate<O>>,
     trust: Trust,
     parent: &P,
 ) -> Result<Admitted, NotAdmitted> {
@@ -165,14 +166,14 @@ pub(crate) async fn admit<P: Parent>(
 }
 
 /// Signatures take time, and other zones and streams want theirs.
-async fn by(
-    candidate: &Arc<Candidate>,
-    admit: impl FnOnce(&Candidate) -> Result<Admitted, NotAdmitted> + Send + 'static,
+async fn by<O: Owner>(
+    candidate: &Arc<Candidate<O>>,
+    admit: impl FnOnce(&Candidate<O>) -> Result<Admitted, NotAdmitted> + Send + 'static,
 ) -> Result<Admitted, NotAdmitted> {
     let candidate = candidate.clone();
-    let turn = candidate.turns.clone().acquire_owned().await;
+    let turn = candidate.turns.take(&candidate.owner).await;
     let work = move || {
-        // Kept to the end of the work, for which nobody may wait any more. It is never closed.
+        // Kept to the end of the work, for which nobody may wait any more.
         let _turn = turn;
         admit(&candidate)
     };
@@ -180,9 +181,9 @@ async fn by(
 }
 
 /// So many zones have their signatures checked at once that one processor is left for all else.
-pub(crate) fn turns() -> Arc<Semaphore> {
+pub(crate) fn turns<O: Owner>() -> Arc<Turns<O>> {
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    Arc::new(Semaphore::new(processors.saturating_sub(1).max(1)))
+    Turns::new(processors.saturating_sub(1).max(1))
 }
 
 #[cfg(test)]
@@ -223,7 +224,7 @@ mod tests {
     const PLAIN: &str = include_str!("../tests/zones/plain.zone");
 
     /// `text` after `here`, whose serial counts for nothing here.
-    fn candidate(text: &str, here: Option<&str>) -> Arc<Candidate> {
+    fn candidate(text: &str, here: Option<&str>) -> Arc<Candidate<()>> {
         let apex: Name = "zone.example".parse().unwrap();
         let here = here.map(|text| {
             let before = text.replacen("2026010100", "2026010099", 1);
@@ -231,7 +232,16 @@ mod tests {
         });
         let (records, limits) = (parse(text), Limits::default());
         let after = here.as_ref().map(|(zone, _): &(Arc<Zone>, _)| zone.serial());
-        Arc::new(Candidate { apex, records, here, after, limits, now: NOW, turns: turns() })
+        Arc::new(Candidate {
+            apex,
+            records,
+            here,
+            after,
+            limits,
+            now: NOW,
+            owner: (),
+            turns: turns(),
+        })
     }
 
     /// A parent that counts who asks.
@@ -245,7 +255,7 @@ mod tests {
     }
 
     async fn by_parent(
-        candidate: &Arc<Candidate>,
+        candidate: &Arc<Candidate<()>>,
         says: Result<Delegation, String>,
     ) -> (Result<Admitted, NotAdmitted>, usize) {
         let says = Says(says, AtomicUsize::new(0));

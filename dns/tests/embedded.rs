@@ -470,14 +470,18 @@ async fn a_zone_is_fetched_once_and_nothing_stays() {
     let ours = Ours::start(state.path(), &boxes, &[]).await;
     let apex = name("zone.example");
     let good = || ds(include_str!("zones/nsec-p256.ds"));
-    let error = ours.handle.fetch(&apex, &1, good()).await.unwrap_err();
+    let soon = Duration::from_secs(20);
+    let error = ours.handle.fetch(&apex, &1, good(), soon).await.unwrap_err();
     assert!(error.to_string().contains("the box is away"), "{error}");
     boxes.put(1, signed.clone());
-    let records = ours.handle.fetch(&apex, &1, good()).await.unwrap();
+    let records = ours.handle.fetch(&apex, &1, good(), soon).await.unwrap();
     assert_eq!(records.len(), signed.len());
+    // Nobody answers in no time.
+    let late = ours.handle.fetch(&apex, &1, good(), Duration::ZERO).await.unwrap_err();
+    assert!(late.may_pass(), "{late}");
     let other = ds(include_str!("zones/nsec-ed25519.ds"));
-    let error = ours.handle.fetch(&apex, &1, other).await.unwrap_err();
-    assert!(error.to_string().contains("refused"), "{error}");
+    let error = ours.handle.fetch(&apex, &1, other, soon).await.unwrap_err();
+    assert!(error.to_string().contains("refused") && !error.may_pass(), "{error}");
     assert_eq!(ours.serial("zone.example").await, Err(Rcode::REFUSED));
     assert_eq!(std::fs::read_dir(state.path().join("zones")).unwrap().count(), 0);
 

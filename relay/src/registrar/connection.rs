@@ -12,7 +12,7 @@ use sealpost_tunnel::quic::AGENT_STREAMS;
 use sealpost_tunnel::request::{Answer, Refusal, RefusalCode, Request};
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{PublicKey, ResetCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -28,8 +28,12 @@ const STRANGERS_AT_ONCE: usize = 32;
 const AT_ONCE_PER_KEY: usize = 2;
 /// Notices of zones that are heard at once, of all boxes.
 const NOTICES: usize = 1024;
-/// The same of one box: as many streams as it may open on a tunnel.
-const NOTICES_PER_KEY: usize = AGENT_STREAMS as usize;
+/// The same of one box. Its others wait for these, and not for what other boxes do.
+const NOTICES_PER_KEY: usize = 4;
+/// All that one box may have, with those that wait: as many streams as it may open on a tunnel.
+const NOTICES_WAITING_PER_KEY: usize = AGENT_STREAMS as usize;
+/// How long they wait.
+const NOTICE_TURN: Duration = Duration::from_secs(3);
 /// Connections to ask on, of one box.
 const CONNECTIONS_PER_KEY: usize = 4;
 /// Connections to ask on, of all that are no boxes.
@@ -46,6 +50,7 @@ pub struct Desk {
     registrar: Registrar,
     requests: Arc<DashMap<PublicKey, usize>>,
     notices: Arc<DashMap<PublicKey, usize>>,
+    lanes: Arc<Lanes>,
     connections: Arc<DashMap<PublicKey, usize>>,
     places: Semaphore,
     notice_places: Semaphore,
@@ -67,6 +72,7 @@ impl Desk {
             registrar,
             requests: Arc::default(),
             notices: Arc::default(),
+            lanes: Arc::default(),
             connections: Arc::default(),
             places: Semaphore::new(AT_ONCE),
             notice_places: Semaphore::new(NOTICES),
@@ -127,18 +133,27 @@ impl Desk {
         let Some(zones) = &self.registrar.zones else {
             return stream.abort(ResetCode::ServiceUnknown);
         };
-        let turn = Turn::take(&self.notices, key, NOTICES_PER_KEY);
-        // Those that are no boxes have no domains, and no places either.
-        let place = (!self.is_stranger(key)).then(|| self.notice_places.try_acquire().ok());
-        let outcome = match (turn, place.flatten()) {
-            (Some(_turn), Some(_place)) => zones.notice(key, stream).await,
-            _ => {
+        let outcome = match self.notice_place(key).await {
+            Some(_place) => zones.notice(key, stream).await,
+            None => {
                 stream.abort(ResetCode::Busy);
                 Outcome::TooMany
             }
         };
         self.registrar.metrics.notice(outcome);
         debug!(%session, outcome = outcome.label(), "a box told of a zone");
+    }
+
+    /// Room for a notice of this box, until dropped.
+    async fn notice_place(&self, key: PublicKey) -> Option<impl Sized> {
+        // Those that are no boxes have no domains, and no places either.
+        if self.is_stranger(key) {
+            return None;
+        }
+        let turn = Turn::take(&self.notices, key, NOTICES_WAITING_PER_KEY)?;
+        let lane = Lane::take(&self.lanes, key, NOTICES_PER_KEY).await?;
+        let place = self.notice_places.try_acquire().ok()?;
+        Some((place, lane, turn))
     }
 
     async fn answer(&self, key: PublicKey, request: Request, mut send: SendStream) {
@@ -159,6 +174,33 @@ impl Desk {
     }
 }
 
+/// The places of keys that have or want some.
+type Lanes = DashMap<PublicKey, Arc<Semaphore>>;
+
+/// One of the few places of a key, for which its others wait.
+struct Lane {
+    among: Arc<Lanes>,
+    key: PublicKey,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Lane {
+    async fn take(among: &Arc<Lanes>, key: PublicKey, limit: usize) -> Option<Self> {
+        let places = among.entry(key).or_insert_with(|| Semaphore::new(limit).into()).clone();
+        let mut lane = Self { among: among.clone(), key, place: None };
+        lane.place = timeout(NOTICE_TURN, places.acquire_owned()).await.ok()?.ok();
+        lane.place.is_some().then_some(lane)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.place = None;
+        // Whoever else has or wants one has the places too.
+        self.among.remove_if(&self.key, |_, places| Arc::strong_count(places) == 1);
+    }
+}
+
 impl Turn {
     fn take(among: &Arc<DashMap<PublicKey, usize>>, key: PublicKey, limit: usize) -> Option<Self> {
         let mut count = among.entry(key).or_default();
@@ -176,5 +218,29 @@ impl Drop for Turn {
             *count -= 1;
         }
         self.among.remove_if(&self.key, |_, count| *count == 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sealpost_tunnel::Identity;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_waits_for_its_own_places_alone() {
+        let lanes = Arc::<Lanes>::default();
+        let (one, other) = (Identity::ephemeral().public(), Identity::ephemeral().public());
+        let first = Lane::take(&lanes, one, 1).await.unwrap();
+        let mut waits = Box::pin(Lane::take(&lanes, one, 1));
+        let free = tokio::select! {
+            biased;
+            _ = &mut waits => panic!("there is one place"),
+            free = Lane::take(&lanes, other, 1) => free,
+        };
+        assert!(free.is_some());
+        drop((first, free));
+        drop(waits.await.unwrap());
+        assert!(lanes.is_empty(), "nothing is kept of who has no place");
     }
 }

@@ -7,13 +7,13 @@ mod connection;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use sealpost_tunnel::handover::Purpose;
 use sealpost_tunnel::request::{Answer, ProofMethod, Refusal, RefusalCode, Request, Standing};
 use sealpost_tunnel::{AddressPair, DomainName, Handover, MxName, PublicKey};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
@@ -21,11 +21,13 @@ use crate::proof::claimable::Claimable;
 use crate::proof::{Prover, Verdict};
 use crate::registry::{BoxRecord, Database, Registry, RegistryError};
 use crate::relay_key::RelayKey;
-use crate::zones::Zones;
+use crate::zones::{NoProof, Zones};
 pub use connection::Desk;
 
 /// How long an answer waits until this relay itself routes by what was written.
 const SETTLE: Duration = Duration::from_secs(2);
+/// For the proof of a claim. An agent waits a minute for all.
+const PROOF: Duration = Duration::from_secs(45);
 /// Until a fresh proof is repeated.
 const FIRST_CHECK: u64 = 24 * 60 * 60;
 
@@ -197,17 +199,26 @@ impl Registrar {
     /// How `domain` is proved: by the record that all can see; or, as nobody can before the zone is
     /// served, by the zone itself and its keys' digest in the parent zone.
     async fn proof(&self, key: PublicKey, domain: &DomainName) -> Result<ProofMethod, Refused> {
-        let reason = match self.prover.check_claim(domain, key.fingerprint()).await {
+        let end = Instant::now() + PROOF;
+        let checked = self.prover.check_claim(domain, key.fingerprint());
+        let checked = timeout_at(end.into(), checked).await;
+        let verdict = checked.map_err(|_| {
+            not_now(&format!("Whether {domain} names this box was not found out in time."))
+        })?;
+        let reason = match verdict {
             Verdict::Found => return Ok(ProofMethod::Txt),
             Verdict::Absent(reason) | Verdict::Unclear(reason) => reason,
         };
         let Some(zones) = &self.zones else {
             return Err(refused(RefusalCode::NotProved, reason));
         };
-        match zones.prove(domain, key).await {
+        match zones.prove(domain, key, end).await {
             Ok(()) => Ok(ProofMethod::Ds),
-            Err(None) => Err(refused(RefusalCode::NotProved, reason)),
-            Err(Some(also)) => Err(refused(RefusalCode::NotProved, format!("{reason} {also}"))),
+            Err(NoProof::NoZones) => Err(refused(RefusalCode::NotProved, reason)),
+            Err(NoProof::Why(also)) => {
+                Err(refused(RefusalCode::NotProved, format!("{reason} {also}")))
+            }
+            Err(NoProof::NotNow(also)) => Err(not_now(&format!("{reason} {also}"))),
         }
     }
 
@@ -267,6 +278,10 @@ impl From<RegistryError> for Refused {
 
 fn refused(code: RefusalCode, message: impl ToString) -> Refused {
     Refused::Here(Refusal { code, message: message.to_string() })
+}
+
+fn not_now(what: &str) -> Refused {
+    refused(RefusalCode::Busy, format!("{what} Try again in a minute."))
 }
 
 fn name_of(request: &Request) -> &'static str {

@@ -16,7 +16,6 @@ mod named;
 mod parents;
 mod tunnels;
 
-use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
@@ -33,7 +32,7 @@ use sealpost_dns::trust::Trust;
 use sealpost_tunnel::control::OFFERS_ZONES;
 use sealpost_tunnel::{DomainName, Fingerprint, MxName, PublicKey};
 use tokio::sync::{Mutex, watch};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -48,7 +47,7 @@ use tunnels::Tunnels;
 
 /// Those who change which zones are served wait for others with the same number alone.
 const TURNS: usize = 64;
-/// For the zone of a claim. What asks waits a minute for all.
+/// For the zone of a claim, at most.
 const FETCH: Duration = Duration::from_secs(30);
 
 /// What the relay knows of zones.
@@ -232,39 +231,46 @@ impl Zones {
     }
 
     /// Whether the zone that the box with `key` has of `domain` proves that it is the box's: the
-    /// parent zone vouches for its keys, and it names the box. Why not, as a sentence; nothing if the
-    /// box has no zones.
-    pub async fn prove(&self, domain: &DomainName, key: PublicKey) -> Result<(), Option<String>> {
+    /// parent zone vouches for its keys, and it names the box. That is found out before `end`, or not at
+    /// all.
+    pub async fn prove(
+        &self,
+        domain: &DomainName,
+        key: PublicKey,
+        end: Instant,
+    ) -> Result<(), NoProof> {
         let offers = |tunnel: crate::boxes::Tunnel| tunnel.capabilities & OFFERS_ZONES != 0;
         if !self.boxes.newest(&key).is_some_and(offers) {
-            return Err(None);
+            return Err(NoProof::NoZones);
         }
-        let apex = apex_of(domain).ok_or(None)?;
-        let ds = match self.prover.parent(domain).await {
+        let apex = apex_of(domain).ok_or(NoProof::NoZones)?;
+        let parent = timeout_at(end.into(), self.prover.parent(domain)).await;
+        let parent = parent.map_err(|_| {
+            NoProof::NotNow(format!(
+                "What the parent zone of {domain} says was not found out in time."
+            ))
+        })?;
+        let ds = match parent {
             Parent::Signed(ds) => ds,
             // Then its name servers are the only proof, and they were asked.
-            Parent::Unsigned => return Err(None),
-            Parent::Unclear(why) => return Err(Some(why)),
+            Parent::Unsigned => return Err(NoProof::NoZones),
+            Parent::Unclear(why) => return Err(NoProof::Why(why)),
         };
         let Some(_claim) = Claim::begin(&self.claims, key) else {
-            return Err(Some(
-                "Another claim of this box is being looked at. Try again soon.".into(),
-            ));
+            return Err(NoProof::NotNow("Another claim of this box is being looked at.".into()));
         };
-        let no_proof = |why: &dyn Display| {
-            Some(format!(
-                "{domain} has a DS record, but the zone that this box has of it is no proof: {why}."
-            ))
-        };
-        let fetched = timeout(FETCH, self.server.fetch(&apex, &key, ds)).await;
-        let fetched = fetched.map_err(|_| {
-            no_proof(&format_args!("it did not come within {FETCH:?}; try again in a minute"))
+        let within = end.saturating_duration_since(Instant::now()).min(FETCH);
+        let fetched = self.server.fetch(&apex, &key, ds, within).await;
+        let records = fetched.map_err(|error| match error.may_pass() {
+            true => NoProof::NotNow(format!("The zone that this box has of {domain}: {error}.")),
+            false => NoProof::Why(format!(
+                "{domain} has a DS record, but the zone that this box has of it is no proof: {error}."
+            )),
         })?;
-        let records = fetched.map_err(|error| no_proof(&error))?;
         if names_box(&records, domain, key.fingerprint()) {
             return Ok(());
         }
-        Err(Some(format!(
+        Err(NoProof::Why(format!(
             "The zone that this box has of {domain} has no record {}.{domain}: TXT \"{}\".",
             record::LABEL,
             record::text(key.fingerprint()),
@@ -290,6 +296,17 @@ impl Zones {
         let records = self.server.vouched(&apex, ds).await;
         records.is_some_and(|records| names_box(&records, domain, box_key))
     }
+}
+
+/// Why a box's zone is no proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoProof {
+    /// The box has none, or none that its parent zone vouches for.
+    NoZones,
+    /// It proves nothing; why, as a sentence.
+    Why(String),
+    /// The relay could not find it out now; what it waited for, as a sentence. Later it may.
+    NotNow(String),
 }
 
 /// The one claim of a box whose zone is being fetched.

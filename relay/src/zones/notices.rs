@@ -11,7 +11,7 @@ use domain::base::iana::Rcode;
 use sealpost_dns::transfer::notify::{self, Decision, Notice, NoticeError};
 use sealpost_tunnel::stream::TunnelStream;
 use sealpost_tunnel::{PublicKey, ResetCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::Zones;
@@ -20,10 +20,13 @@ use crate::shield::Rate;
 
 /// The longest notice, in octets: a question and a SOA record fill no fourth of it.
 const MAX_NOTICE: usize = 4096;
-/// For reading a notice, and again for writing the answer.
-const TRANSFER: Duration = Duration::from_secs(10);
+/// No message is shorter.
+const HEADER: usize = 12;
+/// For reading a notice, and again for writing the answer. It is one packet, and its box has few places
+/// for notices: who drips holds up himself.
+const TRANSFER: Duration = Duration::from_secs(3);
 /// How long a notice waits while zones are read from the disk.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(3);
 /// Zones that one box may have fetched. At once: all that a box with many domains may have changed
 /// while it was away.
 const FETCHED: Rate =
@@ -124,10 +127,11 @@ impl Zones {
     }
 }
 
-/// The message behind its length (RFC 1035 section 4.2.2).
-async fn read(stream: &mut TunnelStream) -> std::io::Result<Vec<u8>> {
+/// The message behind its length (RFC 1035 section 4.2.2): no header, or a longer one than a notice may
+/// be, is an error.
+pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Vec<u8>> {
     let length = usize::from(stream.read_u16().await?);
-    if length > MAX_NOTICE {
+    if !(HEADER..=MAX_NOTICE).contains(&length) {
         return Err(std::io::ErrorKind::InvalidData.into());
     }
     let mut message = vec![0; length];
