@@ -3,7 +3,8 @@
 //!
 //! The primary is our own, behind a proxy that flips one bit of its answer; then comes what becomes of
 //! any transfer: it is read, admitted, compiled and served. There is no TSIG, which would notice each
-//! flip and leave nothing to the checks of the zone. `SEALPOST_BIT_FLIPS` says how many for each zone.
+//! flip and leave nothing to the checks of the zone. Then the same with what changed between two versions
+//! (IXFR): what is served is the old one or the new one as it is. `SEALPOST_BIT_FLIPS` says how many for each zone.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -24,10 +25,11 @@ use sealpost_dns::catalog::{Catalog, Entry};
 use sealpost_dns::name::Lower;
 use sealpost_dns::record::{Name, Record};
 use sealpost_dns::transfer::access::{Prefix, Rule};
-use sealpost_dns::transfer::difference::Difference;
+use sealpost_dns::transfer::difference::{Difference, apply, between};
 use sealpost_dns::transfer::frame::{Pace, Reader};
 use sealpost_dns::transfer::inbound::{Limits, Received};
 use sealpost_dns::transfer::pull::{Ask, pull};
+use sealpost_dns::transfer::query::serial_of;
 use sealpost_dns::transfer::serve::{Over, Served, Server, Zones, send};
 use sealpost_dns::transfer::tsig::Keys;
 use sealpost_dns::zone::Zone;
@@ -113,9 +115,9 @@ fn octets(record: &Record) -> Vec<u8> {
     out
 }
 
-/// A zone that anybody here may have.
+/// A zone that anybody here may have, and what changed before it became so.
 #[derive(Clone)]
-struct Primary(Arc<Vec<Record>>);
+struct Primary(Arc<Vec<Record>>, Option<Arc<Difference>>);
 
 impl Served for Primary {
     fn soa(&self) -> Record {
@@ -127,8 +129,9 @@ impl Served for Primary {
     fn expires_in(&self) -> Option<u32> {
         None
     }
-    fn steps_since(&self, _: u32) -> Option<Vec<Arc<Difference>>> {
-        None
+    fn steps_since(&self, serial: u32) -> Option<Vec<Arc<Difference>>> {
+        let step = self.1.as_ref().filter(|step| serial_of(&step.from) == serial);
+        step.map(|step| vec![step.clone()])
     }
 }
 
@@ -148,10 +151,10 @@ impl Zones for Primary {
 }
 
 /// Serves the zone on TCP.
-async fn primary(zone: Arc<Vec<Record>>, tasks: &mut JoinSet<()>) -> SocketAddr {
+async fn primary(primary: Primary, tasks: &mut JoinSet<()>) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::new(Primary(zone), Keys::default());
+    let server = Server::new(primary, Keys::default());
     tasks.spawn(async move {
         loop {
             let (mut stream, from) = listener.accept().await.unwrap();
@@ -209,13 +212,25 @@ fn uncovered(zone: &[Record], record: &Record) -> bool {
         && !matches!(record.rtype(), Rtype::DS | Rtype::NSEC | Rtype::RRSIG)
 }
 
-/// What a secondary makes of a transfer.
-async fn take(primary: SocketAddr, expect: &Expect) -> Result<Arc<Zone>, (&'static str, String)> {
+/// What a secondary that has a version, or none, makes of a transfer.
+async fn take(
+    primary: SocketAddr,
+    expect: &Expect,
+    have: Option<&[Record]>,
+) -> Result<Arc<Zone>, (&'static str, String)> {
     let ask = Ask { apex: name(APEX), key: None, limits: Limits::default(), pace: Pace::default() };
     let mut stream = TcpStream::connect(primary).await.unwrap();
-    let pulled = pull(&mut stream, &ask, None).await;
+    let pulled = pull(&mut stream, &ask, have.map(|have| &have[0])).await;
     let pulled = pulled.map_err(|error| ("transfer", error.to_string()))?;
-    let Received::Zone(records) = pulled.received else { panic!("AXFR brings zones") };
+    let records = match (pulled.received, have) {
+        (Received::Zone(records), _) => records,
+        (Received::Differences(steps), Some(have)) => {
+            let applied = apply(have, &steps);
+            applied.map_err(|error| ("differences", error.to_string()))?
+        }
+        (Received::UpToDate(_), Some(_)) => return Err(("up to date", "so it says".to_owned())),
+        _ => panic!("AXFR brings zones"),
+    };
     let admitted = admit(&ask.apex, &records, expect, NOW);
     admitted.map_err(|error| ("admission", error.to_string()))?;
     let compiled = Zone::compile(&ask.apex, &records);
@@ -232,7 +247,7 @@ async fn flip(what: &str, text: &str, ds: &str, covered: bool, times: u64) {
         limits: admission::Limits::default(),
     };
     let mut tasks = JoinSet::new();
-    let primary = primary(right.clone(), &mut tasks).await;
+    let primary = primary(Primary(right.clone(), None), &mut tasks).await;
     let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let through = proxy.local_addr().unwrap();
 
@@ -246,7 +261,7 @@ async fn flip(what: &str, text: &str, ds: &str, covered: bool, times: u64) {
         let which = (flip > 0).then(|| random.random());
         catalog.insert(Entry::Serving(old.clone()));
         let tampered = tamper(&proxy, primary, which.map(|which: u32| which as usize));
-        let (taken, at) = tokio::join!(take(through, &expect), tampered);
+        let (taken, at) = tokio::join!(take(through, &expect, None), tampered);
         let refused = match taken {
             Ok(zone) => {
                 catalog.insert(Entry::Serving(zone));
@@ -288,9 +303,63 @@ async fn flip(what: &str, text: &str, ds: &str, covered: bool, times: u64) {
     println!("{what}: {times} transfers with one bit flipped: {count:?}");
 }
 
+fn times() -> u64 {
+    std::env::var("SEALPOST_BIT_FLIPS").map_or(FLIPS, |text| text.parse().unwrap())
+}
+
+#[tokio::test]
+async fn differences_that_were_changed_on_their_way_lead_to_the_new_version_or_nowhere() {
+    let old = parse(include_str!("zones/steps-rsa256-first.zone"));
+    let new = Arc::new(parse(include_str!("zones/steps-rsa256-second.zone")));
+    let (before, wanted) = (canonical(&old), canonical(&new));
+    let step = Arc::new(between(&old, &new).unwrap());
+    assert!(!step.removed.is_empty() && step.added.len() < new.len() / 3, "{}", step.added.len());
+    let expect = Expect {
+        trust: Trust::Ds(anchors(include_str!("zones/steps-rsa256.ds"))),
+        previous_serial: Some(serial_of(&old[0])),
+        seal: None,
+        limits: admission::Limits::default(),
+    };
+    let mut tasks = JoinSet::new();
+    let primary = primary(Primary(new.clone(), Some(step)), &mut tasks).await;
+    let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let through = proxy.local_addr().unwrap();
+    let served = Arc::new(Zone::compile(&name(APEX), &old).unwrap());
+    let (catalog, times) = (Catalog::default(), times());
+    let mut count = Count::default();
+    let mut random = StdRng::seed_from_u64(times);
+    for flip in 0..=times {
+        let which = (flip > 0).then(|| random.random());
+        catalog.insert(Entry::Serving(served.clone()));
+        let tampered = tamper(&proxy, primary, which.map(|which: u32| which as usize));
+        let (taken, at) = tokio::join!(take(through, &expect, Some(&old)), tampered);
+        match taken {
+            Ok(zone) => {
+                catalog.insert(Entry::Serving(zone));
+                count.same += 1;
+            }
+            Err((by, why)) => {
+                assert!(flip > 0, "refused as it is: {why}");
+                *count.refused.entry(by).or_default() += 1;
+            }
+        }
+        let apex = Lower::read(name(APEX).as_slice()).unwrap();
+        let found = catalog.with(&apex, false, |entry| entry.cloned());
+        let Some(Entry::Serving(here)) = found else {
+            panic!("nothing is served after octet {at} was changed")
+        };
+        let here = canonical(&here.records());
+        assert!(here == before || here == wanted, "octet {at}");
+        assert!(flip > 0 || here == wanted, "the differences do not lead there");
+    }
+    let refused: u64 = count.refused.values().sum();
+    assert!(refused > times / 2, "{count:?}");
+    println!("{times} sequences of differences with one bit flipped: {count:?}");
+}
+
 #[tokio::test]
 async fn what_was_changed_on_its_way_is_never_served() {
-    let times = std::env::var("SEALPOST_BIT_FLIPS").map_or(FLIPS, |text| text.parse().unwrap());
+    let times = times();
     for (what, text, ds, covered) in ZONES {
         flip(what, text, ds, covered, times).await;
     }

@@ -53,6 +53,19 @@ ldns() {
     { echo "; made by make.sh with ldns-signzone ${3:-}"; uninterpreted <signed; } >"$here/$1.zone"
 }
 
+# steps NAME KEY: two versions of a zone one after the other, signed by ldns with a ZONEMD. The key is
+# RSA, whose signatures are the same for the same records, so that little is other between them.
+steps() {
+    sed -e 's/2026010100/2026010101/' -e '/^_dmarc/d' -e 's/192\.0\.2\.25$/192.0.2.77/' \
+        -e '$a added 3600 IN TXT "by the second version"' "$here/plain.zone" >"$work/second.zone"
+    ldns-signzone -i $begin -e $end -o zone.example -f first.signed -z 1:1 "$here/plain.zone" "$2"
+    ldns-signzone -i $begin -e $end -o zone.example -f second.signed -z 1:1 "$work/second.zone" "$2"
+    ds "$1" "$2"
+    for version in first second; do
+        { echo "; made by make.sh with ldns-signzone"; uninterpreted <$version.signed; } >"$here/$1-$version.zone"
+    done
+}
+
 p256=$(key a ECDSAP256SHA256)
 p256b=$(key a ECDSAP256SHA256)
 p384=$(key a ECDSAP384SHA384)
@@ -76,3 +89,4 @@ bind nsec-ed25519 "$ed"
 bind nsec-two-algorithms "$p256 $ed"
 bind nsec-two-keys "$p256 $p256b"
 bind nsec-split "$p256" "" "$zone_key"
+steps steps-rsa256 "$rsa"
