@@ -9,7 +9,7 @@ use sealpost_daemon::config::{ConfigError, Source};
 use sealpost_tunnel::{DomainName, MxName};
 
 use super::edit::{self, EditError, Entry};
-use crate::config::Config;
+use crate::config::{Config, Relay};
 
 /// Mode of a new file: it holds no secret, and the agent reads it as another user.
 const MODE: u32 = 0o644;
@@ -152,7 +152,8 @@ impl ConfigFile {
         };
         let after = check(&edited)?;
         let others_stay = before.services == after.services && before.fixed == after.fixed;
-        let changes = differ(&before.relays, &after.relays) + differ(&before.zones, &after.zones);
+        let changes = differ(&written(&before.relays), &written(&after.relays))
+            + differ(&before.zones, &after.zones);
         if !others_stay || changes != 1 {
             let why = "more than one relay or zone would change";
             return Err(ConfigFileError::After(why.into()));
@@ -212,6 +213,11 @@ impl ConfigFile {
     fn error(&self, source: io::Error) -> ConfigFileError {
         ConfigFileError::File { path: self.path.clone(), source }
     }
+}
+
+/// Relays without what is not written there, as it follows from the zones.
+fn written(relays: &[Relay]) -> Vec<Relay> {
+    relays.iter().map(|relay| Relay { offers_zones: false, ..relay.clone() }).collect()
 }
 
 /// How many there are in one and not in the other.
@@ -290,7 +296,8 @@ mod tests {
     fn a_zone_is_added_once_and_taken_out_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.toml");
-        fs::write(&path, "state = \"/x\"\n").unwrap();
+        let before = format!("state = \"/x\"\n{}", edit::table(&entry("r1")));
+        fs::write(&path, &before).unwrap();
         let file = ConfigFile::at(&path).unwrap();
         let domain = "a.example".parse().unwrap();
         let mx = ["mail.a.example".parse().unwrap()];
@@ -299,7 +306,7 @@ mod tests {
         let zones = Config::load(&path).unwrap().zones;
         assert_eq!((zones.len(), zones[0].mx.as_slice()), (1, &mx[..]));
         assert!(file.remove_zone(&domain).unwrap() && !file.remove_zone(&domain).unwrap());
-        assert_eq!(fs::read_to_string(&path).unwrap().trim_end(), "state = \"/x\"");
+        assert_eq!(fs::read_to_string(&path).unwrap().trim_end(), before.trim_end());
     }
 
     #[test]

@@ -108,6 +108,36 @@ fn a_relay_that_agrees_and_does_nothing_is_not_believed() {
 }
 
 #[test]
+fn a_domain_that_is_given_up_leaves_its_zone_until_the_owner_wants_it_gone() {
+    let (relay, away) = (Relay::start(|key, _| known(key)), Relay::start(|_, _| Reply::Half));
+    let zone = "# Of the domain.\n[[zone]]\nname = \"example.org\"\n[[zone.dkim]]\nselector = \"s\"\nfile = \"/x\"\n";
+    let write = |home: &Home| {
+        let text = std::fs::read_to_string(home.config()).unwrap();
+        std::fs::write(home.config(), format!("{text}\n{zone}")).unwrap();
+        text
+    };
+    let home = Home::at(&[&relay]);
+    let before = write(&home);
+    let said = home.run(&["domain", "remove", "example.org"]).fine();
+    assert!(said.contains("is still in") && said.contains("DS record"), "{said}");
+    let said = home.run(&["domain", "remove", "example.org", "--zone"]).fine();
+    assert!(
+        said.contains("was taken out of") && said.contains("state/zones/example.org"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_to_string(home.config()).unwrap().trim_end(), before.trim_end());
+
+    // Where one relay has it still, or was not asked, so has the file.
+    let home = Home::at(&[&relay, &away]);
+    write(&home);
+    let left = home.run(&["domain", "remove", "example.org", "--zone"]).failed("stays in");
+    assert!(!left.contains("was taken out"), "{left}");
+    home.run(&["domain", "remove", "example.org", "--zone", "--relay", "r0"])
+        .failed("for all relays");
+    assert!(std::fs::read_to_string(home.config()).unwrap().ends_with(zone));
+}
+
+#[test]
 fn no_name_outside_a_domain_is_printed_to_be_published() {
     let relay = Relay::start(|key, _| {
         let mut standing = relay::standing(key);
