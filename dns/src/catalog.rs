@@ -1,5 +1,5 @@
 //! All zones that are served. Reading takes no lock; replacing one zone costs the same however many there
-//! are, but for those below it ([`nesting`](crate::nesting)), for each of which it is decided whether it is
+//! are, but for those below it (`nesting`), for each of which it is decided whether it is
 //! answered from.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -3,7 +3,7 @@
 //! [`Handle`].
 //!
 //! What strangers ask is answered on threads of the name server, so that they cannot keep the program from
-//! its own work: datagrams on those of `udp`, streams on [`OwnThread`]. On the runtime of the program is what
+//! its own work: datagrams on those of `udp`, streams on `own_thread`. On the runtime of the program is what
 //! it asks for itself, as it may know the way there: transfers from primaries, and notices to secondaries.
 //! Between the two are channels that are bounded and, where strangers fill them, drop what is too much.
 
