@@ -172,6 +172,54 @@ fn a_hidden_primary_is_passed_on_as_it_is() {
 }
 
 #[test]
+fn a_hidden_primary_that_demands_a_key_is_followed_by_who_has_it_alone() {
+    let content = "@ SOA ns h 100 60 30 9999 60\n@ NS ns1.example.net.\nwww A 192.0.2.1\n";
+    let knot = Primary::with_key(ZONE, content, Some("transfer"));
+    let home = Home::new(&[]);
+    let port = home.free_port();
+    let with_key = |key: &str| {
+        home.write(&format!(
+            "[[zone]]\nname = \"{ZONE}\"\nprimary = \"{}\"\n{key}{}",
+            knot.address(),
+            dns(&home).replace("127.0.0.1:0", &format!("127.0.0.1:{port}"))
+        ));
+    };
+    // Nobody has it without, nor the agent.
+    assert!(!dig(knot.address(), ZONE, "AXFR").contains("192.0.2.1"));
+    with_key("");
+    let agent = Agent::start(&home);
+    let status = agent.expect("the primary 127.0.0.1");
+    assert!(status.contains("NOTAUTH") || status.contains("REFUSED"), "{status}");
+    drop(agent);
+    with_key("primary_key = \"transfer\"\n");
+    let agent = Agent::start(&home);
+    agent.expect("\"serial\":1");
+    assert_eq!(dig(agent.dns(), ZONE, "DNSKEY"), dig(knot.address(), ZONE, "DNSKEY"));
+    // Its word that the zone changed is signed as well.
+    knot.notify_to(agent.dns());
+    knot.change("www 60 A 192.0.2.77");
+    programs::until(|| dig(agent.dns(), "www.a.example", "A").contains("192.0.2.77"));
+    drop(agent);
+
+    // With a wrong secret it is said so, and what is here stays.
+    home.file("transfer.secret", "MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=\n");
+    let agent = Agent::start(&home);
+    knot.change("www 60 A 192.0.2.78");
+    agent.expect("the server refused the TSIG signature: BADSIG");
+    assert!(dig(agent.dns(), "www.a.example", "A").contains("192.0.2.77"));
+    drop(agent);
+    // And with one of which the primary never heard.
+    with_key("primary_key = \"certbot\"\n");
+    let agent = Agent::start(&home);
+    agent.expect("the server refused the TSIG signature: BADKEY");
+    assert!(dig(agent.dns(), "www.a.example", "A").contains("192.0.2.77"));
+    drop(agent);
+    with_key("primary_key = \"transfer\"\n");
+    let agent = Agent::start(&home);
+    programs::until(|| dig(agent.dns(), "www.a.example", "A").contains("192.0.2.78"));
+}
+
+#[test]
 fn a_relay_has_the_zone_through_the_tunnel_and_what_it_said_outlives_it() {
     let relay = Relay::start(ZONE);
     let home = Home::new(&[&relay]);

@@ -170,16 +170,22 @@ impl Nsd {
 pub(crate) struct Primary {
     server: Server,
     zone: String,
+    key: Option<&'static str>,
 }
 
 impl Primary {
     pub(crate) fn start(zone: &str, content: &str) -> Self {
+        Self::with_key(zone, content, None)
+    }
+
+    /// One that has this key in all that it says to others, and gives the zone to those alone who have it.
+    pub(crate) fn with_key(zone: &str, content: &str, key: Option<&'static str>) -> Self {
         let server = Server::start(program("knotd", "knot"), &[], |dir, address| {
             std::fs::write(dir.join(format!("{zone}.zone")), format!("$TTL 60\n{content}"))
                 .unwrap();
-            std::fs::write(dir.join("conf"), conf(dir, address, zone, None)).unwrap();
+            std::fs::write(dir.join("conf"), conf(dir, address, zone, None, key)).unwrap();
         });
-        let primary = Self { server, zone: zone.into() };
+        let primary = Self { server, zone: zone.into(), key };
         until(|| dig(primary.address(), zone, "DNSKEY").contains("DNSKEY"));
         primary
     }
@@ -197,7 +203,8 @@ impl Primary {
     /// From now on tells whoever listens there.
     pub(crate) fn notify_to(&self, to: SocketAddr) {
         let dir = self.server.directory.path();
-        std::fs::write(dir.join("conf"), conf(dir, self.address(), &self.zone, Some(to))).unwrap();
+        let conf = conf(dir, self.address(), &self.zone, Some(to), self.key);
+        std::fs::write(dir.join("conf"), conf).unwrap();
         self.knotc(&["reload"]);
     }
 
@@ -211,19 +218,35 @@ impl Primary {
     }
 }
 
-fn conf(dir: &Path, address: SocketAddr, zone: &str, to: Option<SocketAddr>) -> String {
+fn conf(
+    dir: &Path,
+    address: SocketAddr,
+    zone: &str,
+    to: Option<SocketAddr>,
+    key: Option<&str>,
+) -> String {
     let shown = dir.display();
+    let (keys, by) = match key {
+        None => (String::new(), String::new()),
+        Some(key) => (
+            format!(
+                "key:\n  - id: {key}\n    algorithm: hmac-sha256\n    secret: {}\n",
+                SECRET.trim()
+            ),
+            format!("    key: {key}\n"),
+        ),
+    };
     let listen = format!("{}@{}", address.ip(), address.port());
     let (remote, notify) = match to {
         None => (String::new(), ""),
         Some(to) => (
-            format!("remote:\n  - id: agent\n    address: {}@{}\n", to.ip(), to.port()),
+            format!("remote:\n  - id: agent\n    address: {}@{}\n{by}", to.ip(), to.port()),
             "    notify: agent\n",
         ),
     };
     format!(
         "server:\n  rundir: \"{shown}\"\n  listen: {listen}\ncontrol:\n  listen: \"{shown}/knot.sock\"\n\
-         database:\n  storage: \"{shown}\"\n{remote}acl:\n  - id: all\n    address: 127.0.0.1\n    \
+         database:\n  storage: \"{shown}\"\n{keys}{remote}acl:\n  - id: all\n    address: 127.0.0.1\n{by}    \
          action: transfer\npolicy:\n  - id: p\n    algorithm: ecdsap256sha256\nzone:\n  - domain: {zone}\n    storage: \"{shown}\"\n    file: \
          \"{zone}.zone\"\n    zonefile-sync: -1\n    zonefile-load: difference-no-serial\n    journal-content: all\n    dnssec-signing: on\n    dnssec-policy: p\n    acl: all\n{notify}"
     )
