@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
 use domain::base::iana::Class;
 use domain::base::{Serial, Ttl};
 use domain::rdata::{Ns, Ptr, Soa, Txt, ZoneRecordData};
 
 use super::{VERSION, VERSION_LABEL, ZONES};
 use crate::record::{Data, Name, Record};
-use crate::transfer::difference::Difference;
+use crate::transfer::difference::{Difference, apply};
 use crate::transfer::journal::Journal;
 use crate::transfer::query::{newer, serial_of};
 use crate::transfer::serve::Served;
@@ -160,6 +161,50 @@ fn below(labels: &[&str], name: &Name) -> Name {
     Name::from_octets(octets.into()).expect("the apex leaves room")
 }
 
+/// What a fuzzer calls: a catalog whose members come and go as a stranger's octets say, in steps. What is
+/// made is read as it was meant, and the differences of the steps lead there.
+pub fn exercise(mut octets: &[u8]) {
+    const MOST: usize = 1_000;
+    let apex = below(&["catalog"], &Name::root_bytes());
+    let mut wanted: HashMap<Name, String> = HashMap::new();
+    let first = Edition::first(apex.clone(), [], 1);
+    let mut edition = first.clone();
+    // A zone changes once in a step.
+    let mut changes = HashMap::new();
+    while let Some((&[what, from], rest)) = octets.split_first_chunk() {
+        let (label, rest) = rest.split_at(usize::from(what % 32).min(rest.len()));
+        octets = rest;
+        let name = [&[label.len() as u8][..], label, &[0]].concat();
+        // An empty label is the root's.
+        let Ok(zone) = Name::from_octets(Bytes::from(name)) else { continue };
+        let from = (from % 4 != 0).then(|| from.to_string());
+        match &from {
+            Some(from) => wanted.insert(zone.clone(), from.clone()),
+            None => wanted.remove(&zone),
+        };
+        changes.insert(zone, from);
+        if what >= 128 {
+            edition = edition.next(changes.drain(), u64::from(what)).unwrap_or(edition);
+        }
+    }
+    edition = edition.next(changes, 1).unwrap_or(edition);
+    let read = |records: &[Record]| super::read::read(&apex, records, MOST);
+    let members = read(&edition.records());
+    if wanted.len() > MOST {
+        return assert_eq!(members, Err(super::read::Broken::TooMany(MOST)));
+    }
+    let names = |zones: &mut dyn Iterator<Item = &Name>| -> std::collections::HashSet<Name> {
+        zones.cloned().collect()
+    };
+    let found = members.as_ref().map(|members| names(&mut members.keys()));
+    assert_eq!(found, Ok(names(&mut wanted.keys())));
+    if let Some(steps) = edition.steps_since(1) {
+        let steps: Vec<_> = steps.iter().map(|step| Difference::clone(step)).collect();
+        let applied = apply(&first.records(), &steps).map(|records| read(&records));
+        assert_eq!(applied, Ok(members));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -168,7 +213,6 @@ mod tests {
 
     use super::*;
     use crate::catalog_zone::read::{Members, read};
-    use crate::transfer::difference::apply;
     use crate::transfer::fixture::name;
 
     fn zone(number: u8) -> Name {
@@ -200,6 +244,12 @@ mod tests {
         let (a, b) = (one("a"), one("b"));
         assert_eq!(a.keys().next(), b.keys().next());
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn names_of_any_octets_are_members() {
+        exercise(b"");
+        exercise(&[1, 1, b'A', 129, 2, b'a', 2, 1, b'.', 0, 130, 0, 0, 1, 7]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod producer;
 pub mod read;
 pub(crate) mod touched;
 
+pub use edition::exercise;
+
 /// Under it are the members (section 4.1).
 const ZONES: &str = "zones";
 /// Where the version of the scheme is (section 4.3.1).

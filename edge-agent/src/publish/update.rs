@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use domain::base::iana::{Class, Opcode, Rcode, Rtype};
 use domain::base::name::FlattenInto;
+use domain::base::rdata::ComposeRecordData;
 use domain::base::{Message, ParsedRecord, Record as AnyRecord, Ttl};
 use domain::rdata::ZoneRecordData;
 use sealpost_dns::record::{Data, Name, Record};
@@ -125,6 +126,12 @@ fn whole(record: ParsedRecord<'_, Bytes>) -> Result<Record, Rcode> {
     let parsed = parsed.ok_or(Rcode::FORMERR)?;
     let record: Record = parsed.try_flatten_into().map_err(|_| Rcode::FORMERR)?;
     let (owner, ttl, data) = (record.owner().clone(), record.ttl(), record.into_data());
+    // With its names whole it may be longer than what came, and than any record can be.
+    let mut octets = Vec::new();
+    let Ok(()) = data.compose_rdata(&mut octets);
+    if octets.len() > usize::from(u16::MAX) {
+        return Err(Rcode::FORMERR);
+    }
     Ok(AnyRecord::new(owner, Class::IN, ttl, own(data)))
 }
 
