@@ -148,7 +148,12 @@ impl Store {
         now: u64,
     ) -> Result<u64, OfflineError> {
         let _lock = self.lock()?;
-        let Some(list) = self.endorsed()? else { return Err(OfflineError::Here) };
+        let list = match self.endorsed()? {
+            Some(list) => list,
+            // It was lost, and the kit is what makes it again.
+            None if self.zone_key().exists() && !self.entry_key().exists() => Vec::new(),
+            None => return Err(OfflineError::Here),
+        };
         if let Some(shown) = announced(&list).first() {
             same(kit.public(), shown)?;
         }
@@ -298,6 +303,12 @@ mod tests {
         let after = all(&store);
         assert_ne!(after.here[0].key.public(), &before);
         assert_eq!(store.sign_keys(&apex, &kit, YEAR, None, now).unwrap(), now + 365 * DAY);
+
+        // A list that was lost is made again by the kit.
+        fs::remove_file(store.endorsed_file()).unwrap();
+        assert!(store.keys(KeyLayout::Combined).is_err(), "no key of another kind takes its place");
+        store.sign_keys(&apex, &kit, YEAR, None, now).unwrap();
+        assert_eq!(all(&store).ds(&apex), ds);
 
         let other = ZoneKey::generate(Role::Entry).unwrap();
         for error in [

@@ -62,6 +62,7 @@ pub(super) async fn offline(
             return told(&said, &value, as_json);
         }
     }
+    refuse_state(path, &kept.config.fixed.state)?;
     let kit = KeyKit { domain: domain.clone(), key: store.entry_for_kit()? };
     write_kit(path, &kit.to_text()?)?;
     // What the owner has is what counts from now on.
@@ -148,6 +149,21 @@ fn refuse_primary(kept: &Kept<'_>) -> anyhow::Result<()> {
     }
 }
 
+/// A kit beside the keys would be taken along with them.
+fn refuse_state(path: &Path, state: &Path) -> anyhow::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new(".")).canonicalize();
+    match (directory, state.canonicalize()) {
+        (Ok(directory), Ok(state)) if directory.starts_with(&state) => {
+            bail!(
+                "{} is where this box keeps its keys: name another place for the kit",
+                state.display()
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
 fn read_kit(kept: &Kept<'_>, path: &Path) -> anyhow::Result<KeyKit> {
     let text = terminal::file_or_input(path)?;
     let kit = KeyKit::from_text(&text).with_context(|| path.display().to_string())?;
@@ -192,5 +208,8 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert!(write_kit(Path::new("-"), "x").is_err());
         assert!(write_kit(&dir.path().join("no/kit"), "x").is_err());
+        std::fs::create_dir(dir.path().join("zones")).unwrap();
+        assert!(refuse_state(&dir.path().join("zones/kit"), dir.path()).is_err());
+        assert!(refuse_state(&path, &dir.path().join("zones")).is_ok());
     }
 }
