@@ -145,8 +145,10 @@ pub async fn look(
         resolvers: Vec::new(),
     };
     let mut seen = seen(&survey(Arc::clone(&way), request).await, &pair);
-    // An old key goes for good because of this, so it takes more than the word of who is on the way.
+    // An old key goes for good because of this, so it takes more than the word of who is on the way. While
+    // the parent names it nothing happens, so that needs no proof.
     if let Some(ds) = &seen.ds
+        && !ds.iter().any(|ds| pair.goes.is_named_by(apex, ds))
         && let Err(why) = confirm(&way, anchors, apex, ds).await
     {
         (seen.ds, seen.unproved) = (None, Some(why));
