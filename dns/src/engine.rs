@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::answer::{self, Flags, Rcode, Scratch};
-use crate::catalog::{Catalog, Entry};
 use crate::cookie::{COOKIE_LEN, Cookies, Secret, Verdict};
 use crate::prefix::Prefix;
 use crate::query::{HEADER, Not, Query};
 use crate::rate_limit::{CLASSES, Class, Decision, RateLimiter, Rates};
+use crate::served::{Entry, ServedZones};
 use crate::transport::{Asked, Now, Reply, Respond, Via, Worker};
 use crate::unix_time;
 use crate::zone::rtype;
@@ -28,7 +28,7 @@ const EXPIRE_LEN: usize = 4;
 /// What all threads answer from.
 pub struct Engine {
     /// The zones that are served.
-    pub catalog: Catalog,
+    pub served: ServedZones,
     cookies: Cookies,
     rates: Option<Rates>,
     threads: u32,
@@ -46,7 +46,7 @@ impl Engine {
     /// which share the rates between them.
     pub fn new(cookies: Cookies, rates: Option<Rates>, threads: u32) -> Self {
         let counters = Mutex::default();
-        Self { catalog: Catalog::default(), cookies, rates, threads, counters }
+        Self { served: ServedZones::default(), cookies, rates, threads, counters }
     }
 
     /// What was answered so far, by all threads.
@@ -246,7 +246,7 @@ impl Engine {
             Some(Entry::Expired(..)) => Err(Rcode::ServFail),
             None => Err(Rcode::Refused),
         };
-        match self.catalog.with(&query.name, query.rtype == rtype::DS, look) {
+        match self.served.with(&query.name, query.rtype == rtype::DS, look) {
             Ok((class, expire)) => {
                 edns(query, cookie, expire, Rcode::NoError, out);
                 Outcome::Answer(class)
@@ -353,7 +353,7 @@ mod tests {
     fn worker() -> Answerer {
         let engine = Arc::new(Engine::default());
         let zone = Zone::compile(&"example".parse().unwrap(), &records(ZONE)).unwrap();
-        engine.catalog.insert(Entry::Serving(Arc::new(zone)));
+        engine.served.insert(Entry::Serving(Arc::new(zone)));
         engine.worker()
     }
 
@@ -430,7 +430,7 @@ mod tests {
         let zone = Zone::compile(&"example".parse().unwrap(), &records(ZONE)).unwrap();
         let engine = Arc::new(Engine::default());
         let zone = Arc::new(zone);
-        engine.catalog.insert(Entry::Serving(zone.clone()));
+        engine.served.insert(Entry::Serving(zone.clone()));
         let told = |query: &[u8]| {
             let mut out = Vec::new();
             engine.worker().respond(query, &asked(Via::Udp), &mut out);

@@ -3,7 +3,6 @@
 
 pub mod admission;
 pub mod answer;
-pub mod catalog;
 pub mod catalog_zone;
 pub mod command;
 pub mod config;
@@ -21,6 +20,7 @@ pub mod query;
 pub mod rate_limit;
 pub mod record;
 pub mod secondaries;
+pub mod served;
 pub mod server;
 pub mod store;
 pub mod stream;

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::catalog::Entry;
 use crate::name::{labels, sort_key};
+use crate::served::Entry;
 use crate::zone::Zone;
 
 /// All zones, in canonical order: those below a zone stand right behind it.

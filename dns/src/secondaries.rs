@@ -3,7 +3,7 @@
 //! stays.
 //!
 //! Zones come and go while all runs. Each has a lock of its own for what is here of it, so that nothing
-//! waits for another zone; queries see none of this, but the catalog.
+//! waits for another zone; queries see none of this, but what is `served`.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,12 +16,12 @@ use tokio::sync::{Mutex as Turn, Notify};
 use tracing::{info, warn};
 
 use crate::admission::{self, Seal};
-use crate::catalog::{Change, Entry};
 use crate::catalog_zone::read::{Members, read};
 use crate::catalog_zone::touched::Touched;
 use crate::config::Limits;
 use crate::engine::Engine;
 use crate::record::{Name, Record};
+use crate::served::{Change, Entry};
 use crate::store::{Kept, Store, StoreError};
 use crate::transfer::access::Rule;
 use crate::transfer::attempt::{Connect, Keeper, Primary, Secondary};
@@ -147,7 +147,7 @@ struct Held<P> {
 #[derive(Default)]
 struct State {
     here: Option<Arc<Version>>,
-    /// As the catalog has it.
+    /// Whether the engine has it so.
     served: bool,
     /// It was removed: nothing is published any more.
     gone: bool,
@@ -206,7 +206,7 @@ impl<P: Clone> Zone<P> {
     }
 }
 
-/// A name as the catalog has it: names compare without case, and these are written alike too.
+/// A name as it is in `served`: names compare without case, and these are written alike too.
 fn lower(apex: &Name) -> Vec<u8> {
     apex.as_slice().to_ascii_lowercase()
 }
@@ -378,7 +378,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         }
         let served = matches!(entry, Entry::Serving(_));
         if held.purpose == Purpose::Serve {
-            let changes = self.engine.catalog.insert(entry);
+            let changes = self.engine.served.insert(entry);
             self.turned(&held.zone.load().name, changes);
         }
         self.mark(state, served);
@@ -514,7 +514,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             state.gone = true;
             self.mark(&mut state, false);
             if held.purpose == Purpose::Serve {
-                let changes = self.engine.catalog.remove(&lower(apex));
+                let changes = self.engine.served.remove(&lower(apex));
                 self.turned(apex, changes);
                 self.touched.add(apex);
             }
@@ -535,7 +535,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
         let all = self.zones.len();
         // Both change while they are read.
         let served = self.served.load(Relaxed).min(all);
-        Count { all, served, hidden: self.engine.catalog.hidden().min(served) }
+        Count { all, served, hidden: self.engine.served.hidden().min(served) }
     }
 
     pub(crate) fn status(&self, apex: &Name) -> Option<Status> {
@@ -562,7 +562,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
     }
 
     fn is_hidden(&self, apex: &Name) -> bool {
-        self.engine.catalog.is_hidden(&lower(apex))
+        self.engine.served.is_hidden(&lower(apex))
     }
 
     /// Gives a zone that was made here to those of these rules, and tells `notify` of it. No plain query is
@@ -722,7 +722,7 @@ impl<C: Connect, P: Parent> Secondaries<C, P> {
             state.members = members;
             self.catalogs.notify_one();
         }
-        // Whoever removes it waits for the file, and takes it out of the catalog.
+        // Whoever removes it waits for the file, and takes it out of what is served.
         if !state.gone {
             self.publish(held, &mut state, true);
         }

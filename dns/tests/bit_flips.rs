@@ -21,9 +21,9 @@ use domain::zonefile::inplace::{Entry as Line, Zonefile};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sealpost_dns::admission::{self, Expect, Trust, admit};
-use sealpost_dns::catalog::{Catalog, Entry};
 use sealpost_dns::name::Lower;
 use sealpost_dns::record::{Name, Record};
+use sealpost_dns::served::{Entry, ServedZones};
 use sealpost_dns::transfer::access::{Prefix, Rule};
 use sealpost_dns::transfer::difference::{Difference, apply, between};
 use sealpost_dns::transfer::frame::{Pace, Reader};
@@ -253,18 +253,18 @@ async fn flip(what: &str, text: &str, ds: &str, covered: bool, times: u64) {
 
     let old = parse(include_str!("zones/small-nsec.zone"));
     let old = Arc::new(Zone::compile(&name(APEX), &old).unwrap());
-    let catalog = Catalog::default();
+    let zones = ServedZones::default();
     let mut count = Count::default();
     let mut random = StdRng::seed_from_u64(times);
     // Without a flip first: the proxy is none of the reasons.
     for flip in 0..=times {
         let which = (flip > 0).then(|| random.random());
-        catalog.insert(Entry::Serving(old.clone()));
+        zones.insert(Entry::Serving(old.clone()));
         let tampered = tamper(&proxy, primary, which.map(|which: u32| which as usize));
         let (taken, at) = tokio::join!(take(through, &expect, None), tampered);
         let refused = match taken {
             Ok(zone) => {
-                catalog.insert(Entry::Serving(zone));
+                zones.insert(Entry::Serving(zone));
                 None
             }
             Err((by, why)) => {
@@ -273,7 +273,7 @@ async fn flip(what: &str, text: &str, ds: &str, covered: bool, times: u64) {
             }
         };
         let apex = Lower::read(name(APEX).as_slice()).unwrap();
-        let found = catalog.with(&apex, false, |entry| entry.cloned());
+        let found = zones.with(&apex, false, |entry| entry.cloned());
         let Some(Entry::Serving(served)) = found else {
             panic!("{what}: nothing is served after octet {at} was changed")
         };
@@ -325,17 +325,17 @@ async fn differences_that_were_changed_on_their_way_lead_to_the_new_version_or_n
     let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let through = proxy.local_addr().unwrap();
     let served = Arc::new(Zone::compile(&name(APEX), &old).unwrap());
-    let (catalog, times) = (Catalog::default(), times());
+    let (zones, times) = (ServedZones::default(), times());
     let mut count = Count::default();
     let mut random = StdRng::seed_from_u64(times);
     for flip in 0..=times {
         let which = (flip > 0).then(|| random.random());
-        catalog.insert(Entry::Serving(served.clone()));
+        zones.insert(Entry::Serving(served.clone()));
         let tampered = tamper(&proxy, primary, which.map(|which: u32| which as usize));
         let (taken, at) = tokio::join!(take(through, &expect, Some(&old)), tampered);
         match taken {
             Ok(zone) => {
-                catalog.insert(Entry::Serving(zone));
+                zones.insert(Entry::Serving(zone));
                 count.same += 1;
             }
             Err((by, why)) => {
@@ -344,7 +344,7 @@ async fn differences_that_were_changed_on_their_way_lead_to_the_new_version_or_n
             }
         }
         let apex = Lower::read(name(APEX).as_slice()).unwrap();
-        let found = catalog.with(&apex, false, |entry| entry.cloned());
+        let found = zones.with(&apex, false, |entry| entry.cloned());
         let Some(Entry::Serving(here)) = found else {
             panic!("nothing is served after octet {at} was changed")
         };

@@ -11,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use domain::base::Rtype;
-use sealpost_dns::catalog::Entry;
 use sealpost_dns::rate_limit::{Rate, Rates};
+use sealpost_dns::served::Entry;
 use sealpost_dns::store::Store;
 use sealpost_dns::transfer::timers::Standing;
 use sealpost_tests::name_server::{
@@ -238,7 +238,7 @@ pub(crate) fn serve(list: &Path) -> Result<()> {
         let line = line?;
         let Some((SWAP, serial)) = line.split_once(' ') else { bail!("{line:?} is not known") };
         let (apex, text) = zones::successor(serial.parse()?);
-        engine.catalog.insert(Entry::Serving(ours::compile(apex, &text)?));
+        engine.served.insert(Entry::Serving(ours::compile(apex, &text)?));
         println!("{SWAP}");
     }
     Ok(())

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use sealpost_dns::catalog::Entry;
 use sealpost_dns::cookie::{Cookies, Secret};
 use sealpost_dns::engine::Engine;
 use sealpost_dns::rate_limit::Rates;
+use sealpost_dns::served::Entry;
 use sealpost_dns::transport::Clock;
 use sealpost_dns::udp::{HANDED, Serving, Udp};
 use sealpost_dns::zone::Zone;
@@ -39,7 +39,7 @@ pub(crate) fn engine<'a>(
     let engine = Engine::new(Cookies::new(Secret::random(), None), rates, 1);
     for (apex, path) in zones {
         let zone = compile(apex, &std::fs::read_to_string(path)?)?;
-        engine.catalog.insert(Entry::Serving(zone));
+        engine.served.insert(Entry::Serving(zone));
     }
     Ok(Arc::new(engine))
 }

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use sealpost_dns::catalog::Entry;
 use sealpost_dns::cookie::{Cookies, Secret};
 use sealpost_dns::engine::Engine;
 use sealpost_dns::record::{Name, Record};
+use sealpost_dns::served::Entry;
 use sealpost_dns::transfer::access::{Prefix, Rule};
 use sealpost_dns::transfer::difference::{Difference, between};
 use sealpost_dns::transfer::journal::Journal;
@@ -102,7 +102,7 @@ impl Offered {
             version.journal.clear();
         }
         zones.insert(apex, Arc::new(version));
-        self.engine.catalog.insert(Entry::Serving(Arc::new(zone)));
+        self.engine.served.insert(Entry::Serving(Arc::new(zone)));
         self.zones.store(Arc::new(zones));
     }
 
@@ -124,7 +124,7 @@ impl Offered {
         if zones.remove(apex).is_some() {
             self.zones.store(Arc::new(zones));
         }
-        self.engine.catalog.remove(&apex.as_slice().to_ascii_lowercase());
+        self.engine.served.remove(&apex.as_slice().to_ascii_lowercase());
     }
 
     /// The version that is served now.

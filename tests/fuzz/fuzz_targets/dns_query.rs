@@ -10,7 +10,7 @@ use domain::base::Message;
 use domain::base::name::FlattenInto;
 use domain::zonefile::inplace::{Entry as Line, Zonefile};
 use libfuzzer_sys::fuzz_target;
-use sealpost_dns::catalog::Entry;
+use sealpost_dns::served::Entry;
 use sealpost_dns::cookie::{Cookies, Secret};
 use sealpost_dns::engine::{Answerer, Engine, PAYLOAD};
 use sealpost_dns::record::{Name, Record};
@@ -36,7 +36,7 @@ fn answerer(text: &str) -> Answerer {
     let apex: Name = "zone.example".parse().expect("a name");
     let engine = Arc::new(Engine::new(Cookies::new(Secret::random(), None), None, 1));
     let zone = Zone::compile(&apex, &records).expect("a zone");
-    engine.catalog.insert(Entry::Serving(Arc::new(zone)));
+    engine.served.insert(Entry::Serving(Arc::new(zone)));
     engine.worker()
 }
 

@@ -13,11 +13,11 @@ use crate::name::Lower;
 use crate::nesting::{Nesting, Turned};
 use crate::zone::Zone;
 
-/// Parts of the catalog, each of which is copied when one of its zones is replaced: with 100,000 zones some
+/// Parts, each of which is copied when one of its zones is replaced: with 100,000 zones some
 /// dozen of them. An empty part takes less than 100 octets.
 const PARTS: usize = 8192;
 
-/// What the catalog has of a zone.
+/// What is here of a zone.
 #[derive(Clone)]
 pub enum Entry {
     /// It is served.
@@ -55,7 +55,7 @@ pub struct Change {
 }
 
 /// All zones, by their names.
-pub struct Catalog {
+pub struct ServedZones {
     /// Those that are answered from.
     parts: Box<[ArcSwap<HashTable<Entry>>]>,
     state: RandomState,
@@ -65,7 +65,7 @@ pub struct Catalog {
     nesting: Mutex<Nesting>,
 }
 
-impl Default for Catalog {
+impl Default for ServedZones {
     fn default() -> Self {
         Self {
             parts: (0..PARTS).map(|_| ArcSwap::default()).collect(),
@@ -76,7 +76,7 @@ impl Default for Catalog {
     }
 }
 
-impl Catalog {
+impl ServedZones {
     fn hash(&self, name: &[u8]) -> u64 {
         use std::hash::BuildHasher;
         self.state.hash_one(name)
