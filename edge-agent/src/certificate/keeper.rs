@@ -1,6 +1,6 @@
 //! The task that keeps the certificate: does one step after the other as [`super::progress`] says,
-//! remembers each before the next, and rests between them. What a step does is in [`super::steps`] and
-//! [`super::obtaining`].
+//! remembers each before the next, and rests between them. What a step does is in `steps` and
+//! `obtaining`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
