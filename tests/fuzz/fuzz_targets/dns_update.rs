@@ -9,7 +9,7 @@ use sealpost_agent::config::dns::Update;
 use sealpost_agent::publish::update::{MAX_RECORDS, apply, parse};
 use sealpost_dns::record::Record;
 
-const ZONE: &str = "a.example. 60 IN SOA ns h 1 4 3 77 5\na.example. 60 IN NS ns.elsewhere.\n\
+const ZONE: &str = "a.example. 60 IN SOA ns. h. 1 4 3 77 5\na.example. 60 IN NS ns.elsewhere.\n\
     www.a.example. 60 IN A 192.0.2.1\n_acme-challenge.a.example. 60 IN TXT own\n";
 const DYNAMIC: &str =
     "x.a.example. 60 IN A 192.0.2.2\n_acme-challenge.x.a.example. 60 IN TXT one\n";
