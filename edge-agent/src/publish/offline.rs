@@ -233,27 +233,12 @@ fn same(kit: &PublicKey, zone: &PublicKey) -> Result<(), OfflineError> {
 mod tests {
     use super::*;
     use crate::config::zone::KeyLayout;
+    use crate::publish::roll::tests::{Place, place};
     use crate::publish::zone_key_roll::{SeenVersion, version};
-    use crate::zone::canonical::tests::records;
 
     const NOW: u64 = 1_790_000_000;
     const DAY: u64 = 24 * 3600;
     const YEAR: Duration = Duration::from_secs(365 * DAY);
-
-    struct Place {
-        _dir: tempfile::TempDir,
-        store: Store,
-        apex: Name,
-        records: Vec<Record>,
-    }
-
-    fn place(layout: KeyLayout) -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path(), &"a.example".parse().unwrap());
-        store.keys(layout).unwrap();
-        let records = records("a.example.", "@ 3600 NS b.\nx 7200 TXT x\n");
-        Place { _dir: dir, store, apex: "a.example.".parse().unwrap(), records }
-    }
 
     fn all(store: &Store) -> Keys {
         store.keys(KeyLayout::Combined).unwrap()

@@ -311,7 +311,7 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::zone::KeyLayout;
     use crate::zone::canonical::tests::records;
@@ -319,14 +319,15 @@ mod tests {
     const NOW: u64 = 1_790_000_000;
     const HOUR: u64 = 3600;
 
-    struct Place {
-        _dir: tempfile::TempDir,
-        store: Store,
-        apex: Name,
-        records: Vec<Record>,
+    /// Where a zone of a few records has its new keys, until dropped.
+    pub(in crate::publish) struct Place {
+        pub(in crate::publish) _dir: tempfile::TempDir,
+        pub(in crate::publish) store: Store,
+        pub(in crate::publish) apex: Name,
+        pub(in crate::publish) records: Vec<Record>,
     }
 
-    fn place(layout: KeyLayout) -> Place {
+    pub(in crate::publish) fn place(layout: KeyLayout) -> Place {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path(), &"a.example".parse().unwrap());
         store.keys(layout).unwrap();
