@@ -35,7 +35,7 @@ pub struct GaveWay {
     pub seconds: u64,
 }
 
-/// How many wait for a place.
+/// How many wait for a place. Whoever keeps it either sets the number or has each of them enter.
 #[derive(Debug, Default)]
 pub struct Crowd(AtomicUsize);
 
