@@ -7,13 +7,14 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use domain::base::iana::Rtype;
 use domain::rdata::Ds;
 use sealpost_dns::record::{Name, Record};
 use sealpost_tunnel::private_file;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::store::Store;
@@ -173,6 +174,19 @@ impl Roll {
     }
 }
 
+/// The change that `file` tells of, which is under way as long as there is a next key.
+pub(super) fn under_way<T: DeserializeOwned>(
+    next_key: &Path,
+    file: PathBuf,
+) -> Result<Option<T>, RollError> {
+    if !next_key.exists() {
+        return Ok(None);
+    }
+    let error = |source| RollError::File { path: file.clone(), source };
+    let Some(text) = private_file::read(&file).map_err(error)? else { return Ok(None) };
+    serde_json::from_slice(&text).map(Some).map_err(|source| error(source.into()))
+}
+
 impl Store {
     /// Where the next key lies while one takes over.
     pub fn next_entry_key(&self) -> PathBuf {
@@ -185,13 +199,7 @@ impl Store {
 
     /// The change that is under way.
     pub fn roll(&self) -> Result<Option<Roll>, RollError> {
-        if !self.next_entry_key().exists() {
-            return Ok(None);
-        }
-        let path = self.roll_file();
-        let error = |source| RollError::File { path: path.clone(), source };
-        let Some(text) = private_file::read(&path).map_err(error)? else { return Ok(None) };
-        serde_json::from_slice(&text).map(Some).map_err(|source| error(source.into()))
+        under_way(&self.next_entry_key(), self.roll_file())
     }
 
     /// Begins a change, or goes on with the one that is under way.

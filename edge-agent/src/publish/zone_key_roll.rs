@@ -12,7 +12,7 @@ use sealpost_dns::record::{Data, Name, Record};
 use sealpost_tunnel::private_file;
 use serde::{Deserialize, Serialize};
 
-use super::roll::RollError;
+use super::roll::{RollError, under_way};
 use super::store::Store;
 use crate::zone::ZoneKey;
 use crate::zone::key_roll::{Step, ZoneRoll, longest_ttl};
@@ -112,13 +112,7 @@ impl Store {
 
     /// The change that is under way.
     pub fn zone_roll(&self) -> Result<Option<ZoneKeyRoll>, RollError> {
-        if !self.next_zone_key().exists() {
-            return Ok(None);
-        }
-        let path = self.zone_roll_file();
-        let error = |source| RollError::File { path: path.clone(), source };
-        let Some(text) = private_file::read(&path).map_err(error)? else { return Ok(None) };
-        serde_json::from_slice(&text).map(Some).map_err(|source| error(source.into()))
+        under_way(&self.next_zone_key(), self.zone_roll_file())
     }
 
     /// Begins a change, or goes on with the one that is under way. The lock is held.
